@@ -1,0 +1,2 @@
+//! stargz
+fn main() {}

@@ -1,8 +1,26 @@
 //! Bytes of lazily pullable layers: footers, tables of contents, digests, bounded decompression.
 //!
 //! Pure: no network, no file system, no async. Everything it parses comes from outside and is hostile until verified.
+//!
+//! In the order of use: the last bytes of a blob give a [`Footer`], which says where the compressed TOC is;
+//! [`read_toc`] turns that into an [`UnverifiedToc`], which becomes a [`Toc`] for whoever knows its digest; the TOC's
+//! [`Chunk`]s lie in the [`Span`]s of the blob, which [`decode`] expands. Checking expanded bytes against
+//! [`Chunk::digest`] is the caller's part.
 #![forbid(unsafe_code)]
 
 pub mod digest;
 
+mod decompress;
+mod error;
+mod footer;
+mod span;
+mod timestamp;
+mod toc;
+
+pub use decompress::{Compression, DecodeError, StreamDecoder, compressed_bound, decode};
 pub use digest::Digest;
+pub use error::{EntryError, FormatError};
+pub use footer::{FOOTER_SIZE_MAX, Footer, TocKind};
+pub use span::{Span, span_index, spans};
+pub use timestamp::{ParseTimestampError, Timestamp};
+pub use toc::{Chunk, Landmark, Limits, Node, NodeId, NodeKind, Toc, UnverifiedToc, Xattr, read_toc};

@@ -1,1 +1,29 @@
-//! See the crate description in its manifest.
+//! A lazily filled layer: the sparse EROFS image of a layer, and the engine that fills it.
+//!
+//! This is the only crate in which bytes from outside become bytes that a container can see, so it is the only one
+//! that verifies. It never hands out a byte that it did not check against the layer's table of contents (TOC), and
+//! the TOC itself is checked against the digest that the image's manifest pins.
+//!
+//! The rooms, in the order in which a read passes them:
+//!
+//! - [`Layer`]: answers reads of the data area from the image file, or asks the engine to fill what is missing;
+//! - [`fetch`]: which spans of the blob to ask for (`plan`, `readahead`: pure), one fetch for one span however many
+//!   wait (`flight`), and the input and output (`driver`);
+//! - [`image`]: the files on disk: image, chunk table, bitmap of filled chunks, description;
+//! - [`Layers`]: from a layer digest to its [`Layer`], from disk where it is there, else from its blob's TOC;
+//! - [`source`]: what the engine needs of a blob store.
+//!
+//! It knows nothing of FUSE, mounts, snapshots or configuration files.
+
+mod build;
+mod error;
+pub mod fetch;
+mod flush;
+pub mod image;
+mod layer;
+mod layers;
+pub mod source;
+
+pub use error::{Error, Kind};
+pub use layer::{Layer, Progress};
+pub use layers::{Layers, LayersOptions, Resolved};

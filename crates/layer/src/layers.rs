@@ -1,0 +1,429 @@
+//! All layers below one root: from a layer's digest to its [`Layer`].
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, Bytes};
+use format::{Digest, Footer, Toc};
+use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::task::JoinHandle;
+
+use crate::build::Plan;
+use crate::error::{Error, Kind};
+use crate::fetch::EngineOptions;
+use crate::image::{ImageFiles, remove_dir, sync_dir};
+use crate::layer::Layer;
+use crate::source::BlobSource;
+
+/// Limits and places.
+#[derive(Clone, Debug)]
+pub struct LayersOptions {
+    /// Where the layers lie: `<root>/<algorithm>/<hex>/`.
+    pub root: PathBuf,
+    /// Bounds for untrusted TOCs.
+    pub limits: format::Limits,
+    /// How much of a blob's end is asked for at first, bytes. A TOC that fits costs no second request.
+    pub tail: u64,
+    /// Largest compressed TOC, bytes.
+    pub toc_max: u64,
+    /// Requests for contents at once, over all layers.
+    pub requests: usize,
+    /// Decompressions at once, over all layers.
+    pub decoders: usize,
+    /// After this a read that waits for the network fails.
+    pub read_timeout: Duration,
+    /// How often in a row a broken answer is asked for again without any progress.
+    pub attempts: u32,
+    /// Largest request for contents, bytes of the blob.
+    pub job_max: u64,
+}
+
+impl LayersOptions {
+    /// The defaults, below `root`.
+    pub fn new(root: impl Into<PathBuf>) -> LayersOptions {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        LayersOptions {
+            root: root.into(),
+            limits: format::Limits::default(),
+            tail: 256 << 10,
+            toc_max: 128 << 20,
+            requests: 16,
+            decoders: cores * 2,
+            read_timeout: Duration::from_secs(300),
+            attempts: 5,
+            job_max: 8 << 20,
+        }
+    }
+}
+
+/// The layers below one root, which one process owns at a time.
+///
+/// One lock guards the table of live layers and is never held over an await. Resolving is one flight for each digest,
+/// run as a task: a caller that goes away does not stop it for the others.
+#[derive(Debug)]
+pub struct Layers {
+    options: LayersOptions,
+    engine: EngineOptions,
+    live: Mutex<HashMap<Digest, Arc<OnceCell<Arc<Layer>>>>>,
+    temporary: AtomicU64,
+    flusher: Mutex<Option<JoinHandle<()>>>,
+    /// Held for as long as this process owns the root.
+    _lock: File,
+}
+
+/// A layer whose TOC was not yet compared with the digest that the manifest pins.
+#[derive(Debug)]
+pub struct Resolved(Arc<Layer>);
+
+impl Resolved {
+    /// The layer, if its TOC is the one that is expected.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`].
+    pub fn verify(self, toc_digest: &Digest) -> Result<Arc<Layer>, Error> {
+        self.0.check_toc(toc_digest)?;
+        Ok(self.0)
+    }
+
+    /// The layer without any proof that the TOC is the one that the image's author meant. Says so in the log.
+    pub fn trust_unverified(self, reason: &str) -> Arc<Layer> {
+        tracing::warn!(layer = %self.0.digest(), reason, "layer is used without verification of its TOC");
+        self.0
+    }
+}
+
+impl Layers {
+    /// Takes the root over. Leftovers of a crash are removed.
+    ///
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Another process owns the root, or it can't be written.
+    pub fn open(options: LayersOptions) -> Result<Arc<Layers>, Error> {
+        let root = &options.root;
+        let io = |error| Error::disk(format!("open layer root {}", root.display()), error);
+        fs::create_dir_all(root).map_err(io)?;
+        let lock = File::create(root.join("lock")).map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let what = format!("{} is in use by another process; stop it, or choose another root", root.display());
+                return Err(Error::new(Kind::Disk, what));
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(io(error)),
+        }
+        for entry in fs::read_dir(root).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            if entry.file_name().as_encoded_bytes().starts_with(b"new-") {
+                remove_dir(&entry.path())?;
+            }
+        }
+        let dirty = Arc::new(Notify::new());
+        let engine = EngineOptions {
+            requests: Arc::new(Semaphore::new(options.requests)),
+            decoders: Arc::new(Semaphore::new(options.decoders)),
+            read_timeout: options.read_timeout,
+            attempts: options.attempts,
+            job_max: options.job_max,
+            dirty: dirty.clone(),
+        };
+        let layers = Arc::new(Layers {
+            options,
+            engine,
+            live: Mutex::default(),
+            temporary: AtomicU64::new(0),
+            flusher: Mutex::default(),
+            _lock: lock,
+        });
+        let flusher = tokio::spawn(crate::flush::run(Arc::downgrade(&layers), dirty));
+        *layers.flusher.lock().unwrap_or_else(PoisonError::into_inner) = Some(flusher);
+        Ok(layers)
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashMap<Digest, Arc<OnceCell<Arc<Layer>>>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dir_of(&self, digest: &Digest) -> PathBuf {
+        self.options.root.join(digest.algorithm().name()).join(digest.hex())
+    }
+
+    /// The layer with this digest: the live one, the one on disk (no request is made), or a new one from the TOC in
+    /// its blob. `expected` makes a wrong TOC fail before anything is built of it; [`Resolved`] checks it again.
+    ///
+    /// # Errors
+    /// [`Kind::NotLazy`] for an ordinary layer, else what went wrong. Nothing is remembered of a failure.
+    pub async fn resolve(
+        self: &Arc<Self>,
+        digest: Digest,
+        expected: Option<Digest>,
+        source: Arc<dyn BlobSource>,
+    ) -> Result<Resolved, Error> {
+        let cell = self.live().entry(digest).or_default().clone();
+        let mut new = false;
+        let result = cell
+            .get_or_try_init(|| {
+                new = true;
+                let (layers, source) = (self.clone(), source.clone());
+                async move {
+                    let task = tokio::spawn(async move { layers.load_or_build(digest, expected, source).await });
+                    task.await.unwrap_or_else(|error| {
+                        Err(Error::with_source(Kind::Closed, "resolving did not end well", error))
+                    })
+                }
+            })
+            .await
+            .cloned();
+        match result {
+            Ok(layer) => {
+                if !new {
+                    layer.set_source(source);
+                }
+                Ok(Resolved(layer))
+            }
+            Err(error) => {
+                self.forget_failed(&digest);
+                Err(error.of_layer(&digest))
+            }
+        }
+    }
+
+    /// Failures leave nothing in the table, unless somebody else is trying just now.
+    fn forget_failed(&self, digest: &Digest) {
+        let mut live = self.live();
+        if live.get(digest).is_some_and(|cell| !cell.initialized() && Arc::strong_count(cell) <= 2) {
+            live.remove(digest);
+        }
+    }
+
+    async fn load_or_build(
+        self: Arc<Self>,
+        digest: Digest,
+        expected: Option<Digest>,
+        source: Arc<dyn BlobSource>,
+    ) -> Result<Arc<Layer>, Error> {
+        let dir = self.dir_of(&digest);
+        let files = match self.load(dir.clone()).await? {
+            Some(files) => files,
+            None => self.build(digest, expected, &source, dir).await?,
+        };
+        Ok(Arc::new(Layer::new(files, source, self.engine.clone())))
+    }
+
+    /// Opens what is on disk. Anything that does not hold together is removed: it can be had again.
+    async fn load(&self, dir: PathBuf) -> Result<Option<ImageFiles>, Error> {
+        blocking(move || {
+            if !dir.try_exists().map_err(|error| Error::disk(format!("stat {}", dir.display()), error))? {
+                return Ok(None);
+            }
+            match ImageFiles::open(&dir) {
+                Ok(files) => Ok(Some(files)),
+                Err(error) => {
+                    tracing::warn!(dir = %dir.display(), %error, "layer on disk is not usable, building it again");
+                    remove_dir(&dir)?;
+                    Ok(None)
+                }
+            }
+        })
+        .await
+    }
+
+    async fn build(
+        self: &Arc<Self>,
+        digest: Digest,
+        expected: Option<Digest>,
+        source: &Arc<dyn BlobSource>,
+        dir: PathBuf,
+    ) -> Result<ImageFiles, Error> {
+        let started = Instant::now();
+        let located = self.locate_toc(source).await?;
+        let fetched = started.elapsed();
+        let (blob_size, payload_end, limits) = (located.blob_size, located.footer.payload_end, self.options.limits.clone());
+        let number = self.temporary.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.options.root.join(format!("new-{number}"));
+        let (files, entries) = blocking(move || {
+            let toc = located.parse(&limits, expected.as_ref())?;
+            remove_dir(&temporary)?;
+            fs::create_dir(&temporary)
+                .map_err(|error| Error::disk(format!("make {}", temporary.display()), error))?;
+            let plan = Plan { digest, blob_size, payload_end, toc: &toc };
+            let published = plan.write(&temporary).and_then(|()| publish(&temporary, &dir));
+            if published.is_err() {
+                // Best effort: leftovers are removed at the next start in any case.
+                let _ = remove_dir(&temporary);
+            }
+            published?;
+            Ok((ImageFiles::open(&dir)?, toc.nodes().len()))
+        })
+        .await?;
+        tracing::debug!(
+            layer = %digest,
+            entries,
+            toc_fetch_ms = fetched.as_millis() as u64,
+            total_ms = started.elapsed().as_millis() as u64,
+            "laid out layer"
+        );
+        Ok(files)
+    }
+
+    /// Reads the footer and the compressed TOC: one request if the TOC is small, two otherwise.
+    async fn locate_toc(&self, source: &Arc<dyn BlobSource>) -> Result<LocatedToc, Error> {
+        let tail = source.tail(self.options.tail).await?;
+        let footer = Footer::find(&tail.bytes, tail.blob_size).map_err(of_format)?;
+        let range = footer.toc.clone();
+        if range.end.saturating_sub(range.start) > self.options.toc_max {
+            let what = format!("its compressed TOC has {} bytes, the limit is {}", range.end - range.start, self.options.toc_max);
+            return Err(Error::new(Kind::Format, what));
+        }
+        let tail_start = tail.blob_size - tail.bytes.len() as u64;
+        let end = range.end.saturating_sub(tail_start) as usize;
+        let (head, rest) = match range.start.checked_sub(tail_start) {
+            Some(start) => (Bytes::new(), tail.bytes.slice(start as usize..end)),
+            None => {
+                let head_end = range.end.min(tail_start);
+                (read_all(source, range.start..head_end).await?, tail.bytes.slice(..end))
+            }
+        };
+        Ok(LocatedToc { blob_size: tail.blob_size, footer, head, rest })
+    }
+
+    /// The layers that are on disk, live or not.
+    ///
+    /// # Errors
+    /// The root can't be read.
+    pub fn on_disk(&self) -> Result<Vec<Digest>, Error> {
+        let mut found = Vec::new();
+        for algorithm in ["sha256", "sha512"] {
+            let dir = self.options.root.join(algorithm);
+            let entries = match fs::read_dir(&dir) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(Error::disk(format!("list {}", dir.display()), error)),
+            };
+            for entry in entries {
+                let entry = entry.map_err(|error| Error::disk(format!("list {}", dir.display()), error))?;
+                let name = entry.file_name();
+                let digest = name.to_str().and_then(|hex| format!("{algorithm}:{hex}").parse::<Digest>().ok());
+                found.extend(digest);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Forgets a layer and removes it from the disk. Readers that still hold it keep its files until they let go.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub async fn remove(&self, digest: &Digest) -> Result<(), Error> {
+        if let Some(layer) = self.live().remove(digest).and_then(|cell| cell.get().cloned()) {
+            layer.close();
+        }
+        let dir = self.dir_of(digest);
+        blocking(move || remove_dir(&dir)).await
+    }
+
+    /// Every live layer.
+    pub fn all(&self) -> Vec<Arc<Layer>> {
+        self.live().values().filter_map(|cell| cell.get().cloned()).collect()
+    }
+
+    /// Makes everything that was filled until now durable. Failures are logged and owed to the next flush.
+    pub async fn flush(&self) {
+        let layers = self.all();
+        let flushed = blocking(move || {
+            for layer in layers {
+                if let Err(error) = layer.flush() {
+                    tracing::warn!(%error, "filled chunks are not durable yet");
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = flushed.await {
+            tracing::warn!(%error, "flush did not run");
+        }
+    }
+
+    /// Ends all fetches and flushes. The layers stay on disk.
+    pub async fn close(&self) {
+        for layer in self.all() {
+            layer.close();
+        }
+        self.flush().await;
+        let flusher = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(flusher) = flusher {
+            flusher.abort();
+        }
+    }
+}
+
+/// Where a blob's TOC is, and its compressed bytes in two pieces.
+#[derive(Debug)]
+struct LocatedToc {
+    blob_size: u64,
+    footer: Footer,
+    head: Bytes,
+    rest: Bytes,
+}
+
+impl LocatedToc {
+    fn parse(&self, limits: &format::Limits, expected: Option<&Digest>) -> Result<Toc, Error> {
+        let compressed = self.head.clone().chain(self.rest.clone()).reader();
+        let toc = format::read_toc(&self.footer, compressed, limits).map_err(of_format)?;
+        match expected {
+            Some(digest) => toc.verify(digest).map_err(of_format),
+            None => Ok(toc.trust_unverified("its digest is compared before the layer is used")),
+        }
+    }
+}
+
+fn of_format(error: format::FormatError) -> Error {
+    let kind = match error {
+        format::FormatError::NotLazy => Kind::NotLazy,
+        format::FormatError::TocDigest { .. } => Kind::Integrity,
+        _ => Kind::Format,
+    };
+    Error::with_source(kind, "read its table of contents", error)
+}
+
+async fn read_all(source: &Arc<dyn BlobSource>, range: std::ops::Range<u64>) -> Result<Bytes, Error> {
+    let len = (range.end - range.start) as usize;
+    let mut skip = 0;
+    let mut body = source.read(range.clone()).await?;
+    if body.offset() != range.start {
+        skip = range.start.checked_sub(body.offset()).ok_or_else(|| {
+            Error::new(Kind::Source, "the registry answered with a later range than it was asked for")
+        })?;
+    }
+    let mut bytes = Vec::with_capacity(len);
+    while let Some(mut piece) = body.next().await? {
+        let over = skip.min(piece.len() as u64);
+        piece.advance(over as usize);
+        skip -= over;
+        let take = piece.len().min(len - bytes.len());
+        bytes.extend_from_slice(piece.get(..take).unwrap_or_default());
+        if bytes.len() == len {
+            return Ok(bytes.into());
+        }
+    }
+    Err(Error::new(Kind::Source, format!("the registry sent {} of {len} bytes of the TOC", bytes.len())))
+}
+
+/// Gives a finished directory its final name.
+fn publish(from: &Path, to: &Path) -> Result<(), Error> {
+    let parent = to.parent().unwrap_or(to);
+    fs::create_dir_all(parent).map_err(|error| Error::disk(format!("make {}", parent.display()), error))?;
+    remove_dir(to)?;
+    fs::rename(from, to).map_err(|error| Error::disk(format!("rename {} to {}", from.display(), to.display()), error))?;
+    sync_dir(parent)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::with_source(Kind::Closed, "work on the disk did not end well", error)))
+}

@@ -1,2 +1,90 @@
-//! stargz
-fn main() {}
+//! One executable: the snapshotter for containerd, and the tools for people. Which of them it is, its name tells.
+
+mod cli;
+mod config;
+mod daemon;
+mod keychain;
+mod labels;
+mod lazyfs;
+mod logging;
+mod mount_image;
+mod shelf;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use cli::{DEFAULT_CONFIG, Face, Verb};
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let result = match Face::of(args.first().map(OsString::as_os_str)) {
+        Face::Snapshotter => snapshotter(cli::SnapshotterProgram::parse_from(cli::with_two_dashes(args)).flags),
+        Face::Store => not_yet("stargz-store", &args),
+        Face::CtrRemote => not_yet("ctr-remote", &args),
+        Face::Stargz => match cli::Stargz::parse_from(args).verb {
+            Verb::Snapshotter(flags) => snapshotter(flags),
+            Verb::Mount(flags) => mount_image::mount(&flags),
+            Verb::Umount(flags) => mount_image::umount(&flags),
+        },
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = String::new();
+            // Causes that a text repeats at its end are not said again.
+            for cause in error.chain().map(ToString::to_string) {
+                if !text.ends_with(&cause) {
+                    text += if text.is_empty() { "" } else { ": " };
+                    text += &cause;
+                }
+            }
+            report(&text);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says what went wrong: as a log line where there is a log, else plainly.
+fn report(text: &str) {
+    if tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!("{text}");
+    } else {
+        eprintln!("stargz: {text}");
+    }
+}
+
+fn snapshotter(flags: cli::Snapshotter) -> anyhow::Result<()> {
+    logging::init(flags.log_level);
+    let paths = daemon::Paths {
+        config_optional: flags.config == std::path::Path::new(DEFAULT_CONFIG),
+        address: flags.address,
+        config: flags.config,
+        root: flags.root,
+    };
+    runtime()?.block_on(daemon::run(&paths))
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("stargz").build()
+}
+
+/// The names are there so that installations are whole; what is behind them is not.
+fn not_yet(name: &str, args: &[OsString]) -> anyhow::Result<()> {
+    match args.get(1).and_then(|arg| arg.to_str()) {
+        Some("--version" | "-version" | "-v") => {
+            print(&format!("{name} {}", env!("CARGO_PKG_VERSION")));
+            Ok(())
+        }
+        Some("--help" | "-help" | "-h") => {
+            print(&format!("{name}: not in this version yet. See stargz --help for what is."));
+            Ok(())
+        }
+        _ => anyhow::bail!("{name} is not in this version yet; stargz --help lists what is"),
+    }
+}
+
+#[allow(clippy::print_stdout)]
+fn print(text: &str) {
+    println!("{text}");
+}

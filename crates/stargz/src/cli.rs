@@ -1,0 +1,171 @@
+//! What people type.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::logging::LogLevel;
+
+/// Containers start before their image is downloaded.
+#[derive(Debug, Parser)]
+#[command(name = "stargz", version, about, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+pub struct Stargz {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs of `stargz`.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Serve containerd as its remote snapshotter (what containerd-stargz-grpc does)
+    Snapshotter(Snapshotter),
+    /// Show the root file system of an image at a directory, read-only, fetching contents when they are read
+    Mount(Mount),
+    /// Take away what `stargz mount` shows
+    Umount(Umount),
+}
+
+/// Flags of `containerd-stargz-grpc`.
+#[derive(Clone, Debug, Args)]
+pub struct Snapshotter {
+    /// Socket of the snapshots service
+    #[arg(long, value_name = "SOCKET", default_value = "/run/containerd-stargz-grpc/containerd-stargz-grpc.sock")]
+    pub address: PathBuf,
+    /// Configuration file; may be missing if it is the default one
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// How much to log
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: LogLevel,
+    /// Directory of the state
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/containerd-stargz-grpc")]
+    pub root: PathBuf,
+}
+
+/// The configuration file that need not be there.
+pub const DEFAULT_CONFIG: &str = "/etc/containerd-stargz-grpc/config.toml";
+
+/// `containerd-stargz-grpc`, the remote snapshotter of containerd.
+#[derive(Debug, Parser)]
+#[command(
+    name = "containerd-stargz-grpc",
+    version,
+    max_term_width = 100,
+    about = "Remote snapshotter of containerd: containers start before their image is downloaded",
+    after_help = "Flags may be written with one dash or two. The daemon ends on SIGTERM (mounts stay) and on SIGINT \
+                  (everything is unmounted)."
+)]
+pub struct SnapshotterProgram {
+    /// Flags.
+    #[command(flatten)]
+    pub flags: Snapshotter,
+}
+
+/// Flags of `stargz mount`.
+#[derive(Clone, Debug, Args)]
+pub struct Mount {
+    /// Image, e.g. ghcr.io/stargz-containers/python:3.9-esgz
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// An existing directory
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Keep layers here, and take them from here; without it they go when the image is unmounted
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Configuration file with registries and limits, as of containerd-stargz-grpc
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Plain HTTP to the image's registry (always so on loopback)
+    #[arg(long)]
+    pub plain_http: bool,
+    /// Use layers whose manifest gives no digest of their table of contents
+    #[arg(long)]
+    pub skip_content_verify: bool,
+    /// Stay in the foreground until the image is unmounted
+    #[arg(long)]
+    pub foreground: bool,
+    /// How much to log
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub log_level: LogLevel,
+}
+
+/// Flags of `stargz umount`.
+#[derive(Clone, Debug, Args)]
+pub struct Umount {
+    /// The directory given to `stargz mount`
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Detach even if it is in use; it goes when the last user does
+    #[arg(long, short)]
+    pub lazy: bool,
+}
+
+/// Which program the executable was called as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Face {
+    /// `stargz` itself, or a name that nobody knows.
+    Stargz,
+    /// The remote snapshotter.
+    Snapshotter,
+    /// The additional layer store.
+    Store,
+    /// The image tools.
+    CtrRemote,
+}
+
+impl Face {
+    /// The face behind `argv[0]`.
+    pub fn of(program: Option<&OsStr>) -> Face {
+        let name = program.map(std::path::Path::new).and_then(|path| path.file_name()).and_then(OsStr::to_str);
+        match name {
+            Some("containerd-stargz-grpc") => Face::Snapshotter,
+            Some("stargz-store") => Face::Store,
+            Some("ctr-remote") => Face::CtrRemote,
+            _ => Face::Stargz,
+        }
+    }
+}
+
+/// Gives long flags with one dash, as Go programs take them, their second one.
+pub fn with_two_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    args.into_iter()
+        .map(|arg| match arg.to_str() {
+            Some(text) if text.len() > 2 && text.starts_with('-') && !text.starts_with("--") => {
+                format!("-{text}").into()
+            }
+            _ => arg,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Stargz::command().debug_assert();
+        SnapshotterProgram::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_unit_files_written_for_go_are_understood() {
+        let args = ["containerd-stargz-grpc", "-log-level=debug", "--config=/c", "-root", "/r", "-h"];
+        let args = with_two_dashes(args.iter().map(OsString::from));
+        assert_eq!(args, ["containerd-stargz-grpc", "--log-level=debug", "--config=/c", "--root", "/r", "-h"]);
+        let parsed = SnapshotterProgram::try_parse_from(&args[..5]).unwrap();
+        assert_eq!((parsed.flags.log_level, parsed.flags.root), (LogLevel::Debug, PathBuf::from("/r")));
+    }
+
+    #[test]
+    fn the_program_follows_its_name() {
+        let face = |name: &str| Face::of(Some(OsStr::new(name)));
+        assert_eq!(face("/usr/local/bin/containerd-stargz-grpc"), Face::Snapshotter);
+        assert_eq!((face("stargz-store"), face("ctr-remote"), face("x")), (Face::Store, Face::CtrRemote, Face::Stargz));
+    }
+}

@@ -1,0 +1,237 @@
+//! The configuration file of the daemons: the keys that stargz-snapshotter's users have in theirs.
+//!
+//! Every key keeps its name, unit and default. A value of 0 means the default, as it always did. Keys that are known
+//! but have no effect here are accepted and named in one warning each; unknown keys are warned of, with the line.
+
+mod keys;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Bytes to prefetch of a layer whose image has no landmark.
+    pub prefetch_size: i64,
+    /// How long a start waits for the prefetch, seconds. 0 means 10.
+    pub prefetch_timeout_sec: i64,
+    /// A prefetch larger than this does not hold the start up, bytes. 0 means never.
+    pub prefetch_async_size: i64,
+    /// No prefetch, and no waiting for it.
+    pub noprefetch: bool,
+    /// Layers with the `skipverify` label may be mounted without a TOC digest.
+    pub allow_no_verification: bool,
+    /// No layer needs a TOC digest.
+    pub disable_verification: bool,
+    /// How long a layer that was resolved ahead is kept for its snapshot, seconds. 0 means 120.
+    pub resolve_result_entry_ttl_sec: i64,
+    /// `[blob]`
+    pub blob: Blob,
+    /// `[resolver]`
+    pub resolver: Resolver,
+    /// `[snapshotter]`
+    pub snapshotter: Snapshotter,
+}
+
+/// How contents are fetched.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Blob {
+    /// Limit of one fetch, its retries included, seconds. 0 means 300.
+    pub fetching_timeout_sec: i64,
+    /// Retries of one request. 0 means 5.
+    pub max_retries: i64,
+    /// Shortest wait before a retry, milliseconds. 0 means 30.
+    pub min_wait_msec: i64,
+    /// Longest wait before a retry, milliseconds. 0 means 300,000.
+    pub max_wait_msec: i64,
+}
+
+/// How registries are reached.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Resolver {
+    /// Time without any progress after which a request fails, seconds. 0 means 30.
+    pub request_timeout_sec: i64,
+    /// `[resolver.host."<registry>"]`
+    pub host: BTreeMap<String, Host>,
+}
+
+/// One registry.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Host {
+    /// Tried in order before the registry itself.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// One mirror of a registry.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Mirror {
+    /// Host name, with an optional port.
+    pub host: String,
+    /// Plain HTTP.
+    pub insecure: bool,
+    /// As `[resolver] request_timeout_sec`; 0 means that one, below 0 none.
+    pub request_timeout_sec: i64,
+    /// Sent with every request. Values are a string or a list of strings.
+    pub header: BTreeMap<String, HeaderValue>,
+}
+
+/// The value of a header.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum HeaderValue {
+    /// One value.
+    One(String),
+    /// The header is sent once for each value.
+    Many(Vec<String>),
+}
+
+/// How containerd's snapshots are kept.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Snapshotter {
+    /// Start although a layer cannot be mounted again.
+    pub allow_invalid_mounts_on_restart: bool,
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("cannot read configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or a value has the wrong type.
+    #[error("{path}:{line}: {key}{message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// The key, followed by `: `, or nothing.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// A configuration, and what its author should know of it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// Keys that do nothing, one text for each.
+    pub warnings: Vec<String>,
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// It can't be read or parsed. If `optional`, a file that is not there is an empty one.
+pub fn load(path: &Path, optional: bool) -> Result<Loaded, ConfigError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&text, path),
+        Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(Loaded { config: Config::default(), warnings: Vec::new() })
+        }
+        Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+    }
+}
+
+fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
+    let wrong = |error: toml::de::Error| {
+        let start = error.span().map_or(0, |span| span.start);
+        let (line, key) = keys::at(text, start);
+        ConfigError::Parse { path: path.to_owned(), line, key, message: error.message().trim().to_owned() }
+    };
+    let mut unknown = Vec::new();
+    let document = toml::Deserializer::parse(text).map_err(wrong)?;
+    let config = serde_ignored::deserialize(document, |key| unknown.push(key.to_string())).map_err(wrong)?;
+    let warnings = unknown.iter().map(|key| keys::warning(text, key, path)).collect();
+    Ok(Loaded { config, warnings })
+}
+
+/// 0 or less means the default.
+fn seconds(value: i64, default: u64) -> Duration {
+    Duration::from_secs(u64::try_from(value).ok().filter(|&value| value > 0).unwrap_or(default))
+}
+
+fn millis(value: i64, default: u64) -> Duration {
+    Duration::from_millis(u64::try_from(value).ok().filter(|&value| value > 0).unwrap_or(default))
+}
+
+impl Config {
+    /// How long a start waits for the prefetch.
+    pub fn prefetch_timeout(&self) -> Duration {
+        seconds(self.prefetch_timeout_sec, 10)
+    }
+
+    /// How long a layer that was resolved ahead is kept.
+    pub fn resolved_ttl(&self) -> Duration {
+        seconds(self.resolve_result_entry_ttl_sec, 120)
+    }
+
+    /// Limit of one fetch.
+    pub fn fetch_timeout(&self) -> Duration {
+        seconds(self.blob.fetching_timeout_sec, 300)
+    }
+
+    /// What the registry client obeys.
+    pub fn registry_options(&self) -> registry::Options {
+        let request_timeout = seconds(self.resolver.request_timeout_sec, 30);
+        let mut options = registry::Options {
+            request_timeout,
+            fetch_timeout: self.fetch_timeout(),
+            user_agent: concat!("stargz/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..registry::Options::default()
+        };
+        options.retry.max_retries =
+            u32::try_from(self.blob.max_retries).ok().filter(|&retries| retries > 0).unwrap_or(5);
+        options.retry.min_wait = millis(self.blob.min_wait_msec, 30);
+        options.retry.max_wait = millis(self.blob.max_wait_msec, 300_000);
+        for (name, host) in &self.resolver.host {
+            let mirrors = host.mirrors.iter().map(|mirror| mirror.options(request_timeout)).collect();
+            options.hosts.insert(name.clone(), registry::HostOptions { mirrors });
+        }
+        options
+    }
+}
+
+impl Mirror {
+    fn options(&self, default_timeout: Duration) -> registry::Mirror {
+        let request_timeout = match self.request_timeout_sec {
+            0 => Some(default_timeout),
+            // "None" was never a promise to wait for ever: a day without a byte is a dead peer.
+            value if value < 0 => Some(Duration::from_secs(24 * 3600)),
+            value => Some(seconds(value, 30)),
+        };
+        let headers = self.header.iter().flat_map(|(name, value)| {
+            let values = match value {
+                HeaderValue::One(value) => std::slice::from_ref(value),
+                HeaderValue::Many(values) => values,
+            };
+            values.iter().map(move |value| (name.clone(), value.clone()))
+        });
+        registry::Mirror {
+            host: self.host.clone(),
+            insecure: self.insecure,
+            request_timeout,
+            headers: headers.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

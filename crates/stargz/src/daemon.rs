@@ -1,0 +1,198 @@
+//! The containerd remote snapshotter, put together.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use layer::{Layers, LayersOptions};
+use mount::SessionOptions;
+use snapshotter::Snapshotter;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{self, Config};
+use crate::keychain;
+use crate::lazyfs::{LazyFs, Policy, Prefetch, SharedFs};
+use crate::shelf::Shelf;
+
+/// Where the daemon listens and keeps its state.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Socket of the snapshots service.
+    pub address: PathBuf,
+    /// Configuration file.
+    pub config: PathBuf,
+    /// Whether the configuration file may be missing.
+    pub config_optional: bool,
+    /// State.
+    pub root: PathBuf,
+}
+
+/// A read that waits gets this much longer than the fetch under it, so that the fetch's own error is what is reported.
+const READ_GRACE: Duration = Duration::from_secs(5);
+/// How long requests that are under way may go on when the daemon stops.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// How the daemon was told to stop.
+enum Stop {
+    /// SIGTERM: mounts stay, for containers that run on what is local.
+    Keep,
+    /// SIGINT: nothing stays mounted.
+    Clean,
+}
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// It could not start, or its socket broke.
+pub async fn run(paths: &Paths) -> anyhow::Result<()> {
+    let loaded = config::load(&paths.config, paths.config_optional)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let config = loaded.config;
+    let mut stop = Stops::new()?;
+    if !rustix::process::geteuid().is_root() {
+        bail!("must run as root: mounting layers needs CAP_SYS_ADMIN");
+    }
+    make_private_dir(&paths.root)?;
+
+    let layers = Layers::open(layers_options(&config, &paths.root))?;
+    let images = paths.root.join("images");
+    let read_deadline = config.fetch_timeout() + READ_GRACE;
+    let shelf = tokio::task::spawn_blocking(move || {
+        Shelf::open(images, SessionOptions { read_deadline, ..SessionOptions::default() })
+    })
+    .await?
+    .context("cannot serve layers: is the fuse module loaded?")?;
+    let shelf = Arc::new(shelf);
+    let client = registry::Client::new(config.registry_options(), keychain::from_environment())?;
+    let fs = LazyFs::new(client, layers.clone(), shelf.clone(), policy(&config));
+
+    let options = snapshotter::Options {
+        // A layer that cannot be restored is tried again when it is needed, so it never keeps the others down.
+        allow_invalid_mounts_on_restart: true,
+        ..snapshotter::Options::new(paths.root.join("snapshotter"))
+    };
+    let filesystem = Arc::new(SharedFs(fs.clone()));
+    let snapshotter =
+        tokio::task::spawn_blocking(move || Snapshotter::open(options, filesystem)).await?.context("cannot open snapshots")?;
+    let restored = snapshotter.restore().await?;
+    if restored.failed.is_empty() {
+        fs.remove_orphans().await;
+    }
+    if !restored.failed.is_empty() && !config.snapshotter.allow_invalid_mounts_on_restart {
+        tracing::error!(
+            failed = restored.failed.len(),
+            "some layers are not mounted; containers that need them are refused until they are"
+        );
+    }
+
+    let listener = listen(&paths.address)?;
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = async {
+        // Ends as well when the sender is gone.
+        let _ = stopped.await;
+    };
+    let mut server = tokio::spawn(snapshotter::serve(snapshotter.clone(), listener, shutdown));
+    tracing::info!(address = %paths.address.display(), root = %paths.root.display(), restored = restored.restored, "serving snapshots");
+    notify(sd_notify::NotifyState::Ready);
+    let how = tokio::select! {
+        how = stop.next() => how,
+        ended = &mut server => {
+            ended??;
+            bail!("the snapshots service ended by itself");
+        }
+    };
+    notify(sd_notify::NotifyState::Stopping);
+    fs.closing();
+    drop(stopping);
+    if tokio::time::timeout(STOP_GRACE, server).await.is_err() {
+        tracing::warn!("requests were still under way, dropping them");
+    }
+    if let Stop::Clean = how {
+        let report = snapshotter.close().await?;
+        tracing::info!(unmounted = report.unmounted, failed = report.failed, "unmounted layers");
+    }
+    layers.close().await;
+    tokio::task::spawn_blocking(move || shelf.close()).await??;
+    // Best effort: the next start replaces it in any case.
+    let _ = fs::remove_file(&paths.address);
+    Ok(())
+}
+
+fn layers_options(config: &Config, root: &Path) -> LayersOptions {
+    LayersOptions { read_timeout: config.fetch_timeout(), ..LayersOptions::new(root.join("layers")) }
+}
+
+fn policy(config: &Config) -> Policy {
+    let size = u64::try_from(config.prefetch_size).unwrap_or(0);
+    Policy {
+        allow_no_verification: config.allow_no_verification,
+        disable_verification: config.disable_verification,
+        prefetch: (!config.noprefetch).then_some(Prefetch {
+            size,
+            wait: config.prefetch_timeout(),
+            hold_up_to: u64::try_from(config.prefetch_async_size).ok().filter(|&size| size > 0),
+        }),
+        resolved_ttl: config.resolved_ttl(),
+    }
+}
+
+/// Containers' files are below: nobody but root may enter.
+fn make_private_dir(root: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(root)
+        .with_context(|| format!("cannot make root directory {}", root.display()))
+}
+
+/// Listens on the socket, replacing one that a former process left.
+fn listen(address: &Path) -> anyhow::Result<UnixListener> {
+    if let Some(dir) = address.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .with_context(|| format!("cannot make directory {} for the socket", dir.display()))?;
+    }
+    match fs::symlink_metadata(address) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(address)
+            .with_context(|| format!("cannot remove the former socket {}", address.display()))?,
+        Ok(_) => bail!("{} exists and is no socket; choose another --address", address.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", address.display())),
+    }
+    UnixListener::bind(address).with_context(|| format!("cannot listen on {}", address.display()))
+}
+
+fn notify(state: sd_notify::NotifyState<'_>) {
+    // Does nothing without NOTIFY_SOCKET.
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
+}
+
+/// The signals that stop the daemon.
+struct Stops {
+    term: Signal,
+    int: Signal,
+}
+
+impl Stops {
+    fn new() -> io::Result<Stops> {
+        Ok(Stops { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> Stop {
+        tokio::select! {
+            _ = self.term.recv() => Stop::Keep,
+            _ = self.int.recv() => Stop::Clean,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The file system behind the snapshotter: from a snapshot's labels to a mounted layer.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use format::Digest;
+use layer::{Layer, Layers};
+use snapshotter::{FileSystem, FsError};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::labels::{self, LayerSource};
+use crate::shelf::Shelf;
+
+/// What the operator allows and wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Layers with the `skipverify` label need no TOC digest.
+    pub allow_no_verification: bool,
+    /// No layer needs a TOC digest.
+    pub disable_verification: bool,
+    /// Prefetch on mount; `None` for none.
+    pub prefetch: Option<Prefetch>,
+    /// How long a layer that was resolved ahead of its snapshot is kept.
+    pub resolved_ttl: Duration,
+}
+
+/// How layers are prefetched.
+#[derive(Clone, Copy, Debug)]
+pub struct Prefetch {
+    /// Bytes, for images without a landmark and without a label.
+    pub size: u64,
+    /// How long a start waits for it.
+    pub wait: Duration,
+    /// A start does not wait for more bytes than this.
+    pub hold_up_to: Option<u64>,
+}
+
+/// Mounts layers lazily from registries.
+///
+/// The two tables are behind short locks, never held over an await. Tasks that resolve layers ahead are owned by
+/// [`LazyFs::ahead`]'s entries and end by themselves.
+#[derive(Debug)]
+pub struct LazyFs {
+    client: registry::Client,
+    layers: Arc<Layers>,
+    shelf: Arc<Shelf>,
+    policy: Policy,
+    /// Layers that were resolved ahead, and since when.
+    ahead: Mutex<HashMap<Digest, Instant>>,
+    /// Prefetches by layer; the value turns true when nobody has to wait for it (any more).
+    prefetches: Mutex<HashMap<Digest, watch::Receiver<bool>>>,
+    closing: AtomicBool,
+}
+
+impl LazyFs {
+    /// A file system that shows layers on `shelf`.
+    pub fn new(client: registry::Client, layers: Arc<Layers>, shelf: Arc<Shelf>, policy: Policy) -> Arc<LazyFs> {
+        Arc::new(LazyFs {
+            client,
+            layers,
+            shelf,
+            policy,
+            ahead: Mutex::default(),
+            prefetches: Mutex::default(),
+            closing: AtomicBool::new(false),
+        })
+    }
+
+    /// From now on unmounting keeps what is on disk: the snapshots stay, only this process goes.
+    pub fn closing(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Removes layers from the disk that no snapshot shows: leftovers of removals that a crash cut off.
+    pub async fn remove_orphans(&self) {
+        let on_disk = self.layers.on_disk().unwrap_or_else(|error| {
+            tracing::warn!(%error, "layers on disk are not known");
+            Vec::new()
+        });
+        for digest in on_disk.iter().filter(|digest| !self.shelf.shows(digest)) {
+            match self.layers.remove(digest).await {
+                Ok(()) => tracing::info!(layer = %digest, "removed a layer that no snapshot uses"),
+                Err(error) => tracing::warn!(layer = %digest, %error, "a layer that no snapshot uses stays on disk"),
+            }
+        }
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prefetches(&self) -> MutexGuard<'_, HashMap<Digest, watch::Receiver<bool>>> {
+        self.prefetches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to resolve the other layers of the image, which containerd will ask for one after the other.
+    fn resolve_ahead(self: &Arc<Self>, source: &LayerSource) {
+        let now = Instant::now();
+        let mut ahead = self.ahead();
+        ahead.retain(|_, since| now.duration_since(*since) < self.policy.resolved_ttl);
+        ahead.insert(source.digest, now);
+        for neighbour in &source.neighbours {
+            if ahead.contains_key(neighbour) || self.shelf.shows(neighbour) {
+                continue;
+            }
+            ahead.insert(*neighbour, now);
+            drop(self.resolve_one_ahead(*neighbour, self.client.blob(&source.reference, neighbour)));
+        }
+    }
+
+    /// The task ends after the time to live, when it takes back what nobody came for.
+    fn resolve_one_ahead(self: &Arc<Self>, digest: Digest, blob: registry::Blob) -> JoinHandle<()> {
+        let fs = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = fs.layers.resolve(digest, None, Arc::new(blob)).await {
+                tracing::debug!(%error, "layer could not be resolved ahead");
+                return;
+            }
+            tokio::time::sleep(fs.policy.resolved_ttl).await;
+            if !fs.shelf.shows(&digest) && !fs.closing.load(Ordering::Relaxed) {
+                tracing::debug!(layer = %digest, "nobody came for a layer that was resolved ahead");
+                fs.forget(&digest).await;
+            }
+        })
+    }
+
+    async fn forget(&self, digest: &Digest) {
+        self.prefetches().remove(digest);
+        self.ahead().remove(digest);
+        if let Err(error) = self.layers.remove(digest).await {
+            tracing::warn!(layer = %digest, %error, "a layer that is not used any more stays on disk");
+        }
+    }
+
+    /// The layer, if the policy lets it be used.
+    async fn resolve(&self, source: &LayerSource) -> Result<Arc<Layer>, FsError> {
+        let blob = Arc::new(self.client.blob(&source.reference, &source.digest));
+        let failed = |error: layer::Error| FsError::from_error(&error);
+        let waived = if self.policy.disable_verification {
+            Some("verification is disabled by configuration")
+        } else if source.toc_digest.is_none() && source.skip_verify && self.policy.allow_no_verification {
+            Some("the image's user asked for no verification")
+        } else {
+            None
+        };
+        match (waived, source.toc_digest) {
+            (Some(reason), _) => {
+                let resolved = self.layers.resolve(source.digest, None, blob).await.map_err(failed)?;
+                Ok(resolved.trust_unverified(reason))
+            }
+            (None, Some(toc)) => {
+                let resolved = self.layers.resolve(source.digest, Some(toc), blob).await.map_err(failed)?;
+                resolved.verify(&toc).map_err(failed)
+            }
+            (None, None) => Err(FsError::new(format!(
+                "layer {} has no TOC digest in its manifest: not an eStargz layer, or its annotations were lost",
+                source.digest
+            ))),
+        }
+    }
+
+    fn prefetch(self: &Arc<Self>, layer: &Arc<Layer>, size: Option<u64>) {
+        let Some(policy) = self.policy.prefetch else { return };
+        let until = layer.prefetch_end(size.unwrap_or(policy.size));
+        let released = policy.hold_up_to.is_some_and(|most| until > most);
+        let (done, receiver) = watch::channel(released);
+        self.prefetches().insert(layer.digest(), receiver);
+        let layer = layer.clone();
+        tokio::spawn(async move {
+            let started = Instant::now();
+            match layer.prefetch(until).await {
+                Ok(()) => {
+                    let ms = started.elapsed().as_millis() as u64;
+                    tracing::debug!(layer = %layer.digest(), ms, "completed to prefetch");
+                }
+                // What is missing is fetched when it is read, with an error of its own if need be.
+                Err(error) => tracing::warn!(%error, "prefetch failed"),
+            }
+            done.send_replace(true);
+        });
+    }
+}
+
+/// The same, shared: what the snapshotter holds.
+#[derive(Clone, Debug)]
+pub struct SharedFs(pub Arc<LazyFs>);
+
+#[async_trait]
+impl FileSystem for SharedFs {
+    async fn mount(&self, mountpoint: &Path, labels: &HashMap<String, String>) -> Result<(), FsError> {
+        let fs = &self.0;
+        let source = labels::parse(labels).map_err(|error| FsError::from_error(&error))?;
+        fs.resolve_ahead(&source);
+        let layer = fs.resolve(&source).await?;
+        fs.prefetch(&layer, source.prefetch_size);
+        let (shelf, path) = (fs.shelf.clone(), mountpoint.to_owned());
+        blocking(move || shelf.show(&layer, &path)).await
+    }
+
+    async fn check(&self, mountpoint: &Path, _labels: &HashMap<String, String>) -> Result<(), FsError> {
+        let Some(layer) = self.0.shelf.at(mountpoint) else {
+            return Err(FsError::new(format!("no layer is mounted at {}", mountpoint.display())));
+        };
+        let (Some(policy), Some(mut done)) =
+            (self.0.policy.prefetch, self.0.prefetches().get(&layer.digest()).cloned())
+        else {
+            return Ok(());
+        };
+        // A layer whose prefetch is slow or fails can be read all the same.
+        let _ = tokio::time::timeout(policy.wait, done.wait_for(|done| *done)).await;
+        Ok(())
+    }
+
+    async fn unmount(&self, mountpoint: &Path) -> Result<(), FsError> {
+        let (shelf, path) = (self.0.shelf.clone(), mountpoint.to_owned());
+        let unused = blocking(move || shelf.hide(&path)).await?;
+        match unused {
+            Some(digest) if !self.0.closing.load(Ordering::Relaxed) => self.0.forget(&digest).await,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, mount::Error> + Send + 'static,
+) -> Result<T, FsError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| FsError::from_error(&error)),
+        Err(error) => Err(FsError::from_error(&error)),
+    }
+}

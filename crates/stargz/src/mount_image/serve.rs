@@ -1,0 +1,190 @@
+//! The process that serves a mounted image.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use format::Digest;
+use layer::{Layer, Layers, LayersOptions};
+use mount::{SessionOptions, UnmountMode};
+use registry::{Client, Descriptor, Platform, Reference};
+use rustix::event::{PollFd, PollFlags, poll};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config;
+use crate::keychain;
+use crate::shelf::Shelf;
+
+const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
+
+/// Mounts the image at `dir`, says so by `ready`, and serves it until it is unmounted or a signal asks to end.
+pub async fn run(flags: &crate::cli::Mount, dir: &Path, state: &Path, ready: fn()) -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    // Away from the terminal, so that it does not end with it. Fails for a process that leads its group already.
+    let _ = rustix::process::setsid();
+    let mounted = Mounted::new(flags, dir, state).await;
+    let mounted = match mounted {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            remove(state);
+            return Err(error);
+        }
+    };
+    ready();
+    let gone = wait_until_unmounted(dir.to_owned());
+    tokio::select! {
+        result = gone => result?,
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    mounted.close().await
+}
+
+/// An image that is mounted.
+struct Mounted {
+    dir: PathBuf,
+    state: PathBuf,
+    layers: Arc<Layers>,
+    shelf: Arc<Shelf>,
+    /// Where the single layers are mounted, the topmost first.
+    lowers: Vec<PathBuf>,
+}
+
+impl Mounted {
+    async fn new(flags: &crate::cli::Mount, dir: &Path, state: &Path) -> anyhow::Result<Mounted> {
+        let reference: Reference = flags.reference.parse()?;
+        let loaded = config::load(&flags.config, flags.config == Path::new(crate::cli::DEFAULT_CONFIG))?;
+        let mut options = loaded.config.registry_options();
+        if flags.plain_http {
+            options.plain_http_hosts.insert(reference.api_host().to_owned());
+        }
+        let client = Client::new(options, keychain::from_environment())?;
+        let image = client.image(&reference, &Platform::host()).await?;
+        let cache = flags.cache.clone().unwrap_or_else(|| state.join("layers"));
+        let read_timeout = loaded.config.fetch_timeout();
+        let layers = Layers::open(LayersOptions { read_timeout, ..LayersOptions::new(cache) })?;
+        let resolved = resolve(&client, &reference, &image.layers, &layers, flags.skip_content_verify).await?;
+
+        let (images, read_deadline) = (state.join("images"), read_timeout + Duration::from_secs(5));
+        let (dir, state) = (dir.to_owned(), state.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let shelf = Arc::new(Shelf::open(images, SessionOptions { read_deadline, ..SessionOptions::default() })?);
+            let mut mounted = Mounted { dir, state, layers, shelf, lowers: Vec::new() };
+            match mounted.mount(&resolved) {
+                Ok(()) => Ok(mounted),
+                Err(error) => {
+                    mounted.unmount();
+                    Err(error)
+                }
+            }
+        })
+        .await?
+    }
+
+    /// Mounts every layer and the overlay of them. Blocks.
+    fn mount(&mut self, resolved: &[Arc<Layer>]) -> anyhow::Result<()> {
+        for (number, layer) in resolved.iter().enumerate() {
+            // Short names: the options of an overlay end at one page on some kernels.
+            let path = self.state.join(number.to_string());
+            std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+            self.shelf.show(layer, &path)?;
+            self.lowers.insert(0, path);
+        }
+        mount::mount_overlay_ro(&self.lowers, &self.dir)?;
+        Ok(())
+    }
+
+    /// Takes everything down that is up. Blocks.
+    fn unmount(&mut self) {
+        let failed = |error: &dyn std::fmt::Display| tracing::warn!(error = %error, "something stays mounted");
+        let still = mount::mounts_below(&self.dir).unwrap_or_default();
+        if still.iter().any(|found| found.mount_point == self.dir)
+            && let Err(error) = mount::unmount(&self.dir, UnmountMode::Lazy)
+        {
+            failed(&error);
+        }
+        for path in self.lowers.drain(..) {
+            if let Err(error) = self.shelf.hide(&path) {
+                failed(&error);
+            }
+        }
+        if let Err(error) = self.shelf.close() {
+            failed(&error);
+        }
+    }
+
+    async fn close(mut self) -> anyhow::Result<()> {
+        self.layers.close().await;
+        tokio::task::spawn_blocking(move || {
+            self.unmount();
+            remove(&self.state);
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+/// Resolves all layers at once, the base first.
+async fn resolve(
+    client: &Client,
+    reference: &Reference,
+    descriptors: &[Descriptor],
+    layers: &Arc<Layers>,
+    unverified: bool,
+) -> anyhow::Result<Vec<Arc<Layer>>> {
+    let mut tasks = Vec::new();
+    for descriptor in descriptors {
+        let toc: Option<Digest> = match descriptor.annotations.get(TOC_DIGEST) {
+            Some(text) => Some(text.parse().context("the manifest gives a malformed TOC digest")?),
+            None => None,
+        };
+        let digest = descriptor.digest;
+        if toc.is_none() && !unverified {
+            bail!(
+                "layer {digest} of {reference} cannot be pulled lazily: its manifest gives no TOC digest. Convert the \
+                 image to eStargz, or use --skip-content-verify if it is one whose annotations were lost"
+            );
+        }
+        let blob = Arc::new(client.blob(reference, &digest));
+        let layers = layers.clone();
+        tasks.push(tokio::spawn(async move {
+            let resolved = layers.resolve(digest, toc, blob).await?;
+            match toc {
+                Some(toc) => resolved.verify(&toc),
+                None => Ok(resolved.trust_unverified("asked for on the command line")),
+            }
+        }));
+    }
+    let mut resolved = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        resolved.push(task.await??);
+    }
+    Ok(resolved)
+}
+
+/// Ends when nothing is mounted at `dir` any more. The kernel reports every change of the mount table.
+async fn wait_until_unmounted(dir: PathBuf) -> anyhow::Result<()> {
+    tokio::task::spawn_blocking(move || {
+        let table = File::open("/proc/self/mountinfo").context("cannot watch the mount table")?;
+        loop {
+            if !mount::mounts_below(&dir)?.iter().any(|found| found.mount_point == dir) {
+                return Ok(());
+            }
+            let mut fds = [PollFd::new(&table, PollFlags::PRI | PollFlags::ERR)];
+            // An interrupted wait is as good as a change: the table is read again.
+            let _ = poll(&mut fds, None);
+        }
+    })
+    .await?
+}
+
+fn remove(state: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(state)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(dir = %state.display(), %error, "state is left behind");
+    }
+}

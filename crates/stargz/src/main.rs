@@ -7,6 +7,7 @@ mod keychain;
 mod labels;
 mod lazyfs;
 mod logging;
+mod memory;
 mod mount_image;
 mod shelf;
 
@@ -17,6 +18,7 @@ use clap::Parser as _;
 use cli::{DEFAULT_CONFIG, Face, Verb};
 
 fn main() -> ExitCode {
+    memory::keep_little();
     let args: Vec<OsString> = std::env::args_os().collect();
     let result = match Face::of(args.first().map(OsString::as_os_str)) {
         Face::Snapshotter => snapshotter(cli::SnapshotterProgram::parse_from(cli::with_two_dashes(args)).flags),

@@ -1,0 +1,188 @@
+//! The configuration file of the docker command as a source of credentials.
+
+mod helper;
+
+use std::collections::HashMap;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+use crate::credential::{Credential, Keychain, KeychainError};
+use crate::reference::{DOCKER_HUB, Reference};
+
+/// Largest configuration file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+/// Docker Hub as this file and the credential helpers name it.
+const HUB_KEY: &str = "https://index.docker.io/v1/";
+/// Other names for it.
+const HUB_NAMES: &[&str] = &["index.docker.io", "docker.io", "registry-1.docker.io"];
+/// Longest time that a credential helper may take.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Credentials from docker's `config.json`: its `auths`, and the helper programs that `credHelpers` and
+/// `credsStore` name. Read again when the file has changed; a missing file is an empty one.
+#[derive(Debug)]
+pub struct DockerConfig {
+    path: PathBuf,
+    helper_timeout: Duration,
+    read: Mutex<Option<(Stamp, Arc<Config>)>>,
+}
+
+/// Tells whether the file is still the one that was read.
+type Stamp = (u64, u64, i64, i64);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Config {
+    auths: HashMap<String, Entry>,
+    cred_helpers: HashMap<String, String>,
+    creds_store: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Entry {
+    auth: String,
+    username: String,
+    password: String,
+    identitytoken: String,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("hidden")
+    }
+}
+
+impl DockerConfig {
+    /// The keychain of a configuration: `path` is the file, or the directory that holds it as `config.json`
+    /// (what the environment variable `DOCKER_CONFIG` names).
+    pub fn new(path: impl Into<PathBuf>) -> DockerConfig {
+        DockerConfig { path: path.into(), helper_timeout: HELPER_TIMEOUT, read: Mutex::default() }
+    }
+
+    async fn config(&self) -> Result<Arc<Config>, KeychainError> {
+        let path = self.path.clone();
+        let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let loading = tokio::task::spawn_blocking(move || load(&path, known));
+        let loaded =
+            loading.await.map_err(|_| KeychainError("reading the docker config was cancelled".into()))?;
+        let loaded = loaded
+            .map_err(|reason| KeychainError(format!("docker config {}: {reason}", self.path.display())))?;
+        let config = loaded.as_ref().map(|(_, config)| Arc::clone(config)).unwrap_or_default();
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = loaded;
+        Ok(config)
+    }
+}
+
+#[async_trait]
+impl Keychain for DockerConfig {
+    async fn credential(&self, host: &str, _: &Reference) -> Result<Option<Credential>, KeychainError> {
+        let config = self.config().await?;
+        let names = names_of(host);
+        let own_helper = names.iter().find_map(|name| config.cred_helpers.get(*name));
+        let program = own_helper.unwrap_or(&config.creds_store);
+        if !program.is_empty() {
+            let found = helper::get(program, names[0], self.helper_timeout).await;
+            let found = found.map_err(|reason| {
+                KeychainError(format!(
+                    "docker config {}: credential helper {program:?}: {reason}",
+                    self.path.display()
+                ))
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        let entry = names.iter().find_map(|name| config.auths.get(*name)).or_else(|| {
+            // Keys may be URLs, as older tools wrote them.
+            config.auths.iter().find(|(key, _)| names.contains(&host_of(key))).map(|(_, entry)| entry)
+        });
+        match entry.map(Entry::credential) {
+            None => Ok(None),
+            Some(Ok(credential)) => Ok(credential),
+            Some(Err(reason)) => Err(KeychainError(format!(
+                "docker config {}: the entry for {host} {reason}",
+                self.path.display()
+            ))),
+        }
+    }
+}
+
+impl Entry {
+    fn credential(&self) -> Result<Option<Credential>, &'static str> {
+        if !self.identitytoken.is_empty() {
+            return Ok(Some(Credential::IdentityToken(self.identitytoken.clone())));
+        }
+        if !self.username.is_empty() {
+            return Ok(Some(Credential::Password {
+                user: self.username.clone(),
+                secret: self.password.clone(),
+            }));
+        }
+        if self.auth.is_empty() {
+            return Ok(None);
+        }
+        let decoded = STANDARD.decode(self.auth.trim()).map_err(|_| "has an \"auth\" that is not base64")?;
+        let decoded = String::from_utf8(decoded).map_err(|_| "has an \"auth\" that is not text")?;
+        let (user, secret) = decoded.split_once(':').ok_or("has an \"auth\" without a colon")?;
+        let secret = secret.trim_end_matches('\0');
+        Ok(Some(Credential::Password { user: user.to_owned(), secret: secret.to_owned() }))
+    }
+}
+
+/// The keys that a host may have in the file, the one that docker itself writes first.
+fn names_of(host: &str) -> Vec<&str> {
+    if host == DOCKER_HUB || HUB_NAMES.contains(&host) {
+        return [HUB_KEY].iter().chain(HUB_NAMES).copied().collect();
+    }
+    vec![host]
+}
+
+/// The host in a key that may be a URL.
+fn host_of(key: &str) -> &str {
+    let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
+    rest.split_once('/').map_or(rest, |(host, _)| host)
+}
+
+/// Reads the file, or gives back what is `known` if it has not changed. None if there is no file.
+fn load(path: &Path, known: Option<(Stamp, Arc<Config>)>) -> Result<Option<(Stamp, Arc<Config>)>, String> {
+    let file = match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => path.join("config.json"),
+        _ => path.to_owned(),
+    };
+    let mut file = match std::fs::File::open(file) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot be opened: {error}")),
+    };
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    let stamp = (metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+    if let Some((known_stamp, config)) = known
+        && known_stamp == stamp
+    {
+        return Ok(Some((stamp, config)));
+    }
+    let mut text = Vec::new();
+    file.by_ref()
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut text)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(format!("is larger than {MAX_FILE} bytes"));
+    }
+    // Texts of the JSON parser may quote the file, which holds secrets.
+    let config = serde_json::from_slice(&text)
+        .map_err(|error| format!("is not valid at line {}, column {}", error.line(), error.column()))?;
+    Ok(Some((stamp, Arc::new(config))))
+}
+
+#[cfg(test)]
+mod tests;

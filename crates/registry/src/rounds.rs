@@ -1,0 +1,128 @@
+//! The order in which hosts are asked, and when they are asked again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::client::Core;
+use crate::error::{Error, Kind, Result};
+use crate::hosts::Endpoint;
+use crate::options::Retry;
+use crate::reference::Reference;
+use crate::retry::{Budget, Fault, Next, backoff};
+
+/// One host to ask once.
+#[derive(Clone, Debug)]
+pub(crate) struct Site<'a> {
+    pub reference: &'a Reference,
+    pub endpoint: Arc<Endpoint>,
+    /// Place of the host in the order.
+    pub index: usize,
+    pub budget: Budget,
+}
+
+/// The attempts of one call.
+///
+/// Each round asks every host that may still succeed once, so that a host that is down costs one attempt
+/// before the next one serves; waits lie between rounds.
+#[derive(Debug)]
+pub(crate) struct Rounds<'a> {
+    reference: &'a Reference,
+    retry: &'a Retry,
+    endpoints: Vec<Arc<Endpoint>>,
+    tries: Vec<Try>,
+    /// Place of the host that each round begins with.
+    preferred: usize,
+    /// Hosts passed in this round.
+    passed: usize,
+    round: u32,
+    budget: Budget,
+}
+
+/// What happened at one host so far.
+#[derive(Debug, Default)]
+struct Try {
+    attempts: u32,
+    last: Option<Fault>,
+}
+
+impl<'a> Rounds<'a> {
+    /// Begins a call for `reference`, with host number `preferred`.
+    pub fn begin(core: &'a Core, reference: &'a Reference, preferred: usize) -> Result<Rounds<'a>> {
+        let endpoints = core.hosts.of(reference)?;
+        let tries = endpoints.iter().map(|_| Try::default()).collect();
+        let budget = Budget::new(core.options.fetch_timeout);
+        let retry = &core.options.retry;
+        Ok(Rounds { reference, retry, endpoints, tries, preferred, passed: 0, round: 0, budget })
+    }
+
+    /// The host to ask next, when it is time to.
+    ///
+    /// # Errors
+    /// When there is none any more: the failure of the last host in the order, which is the one that the
+    /// reference names, with those of the mirrors noted.
+    pub async fn next(&mut self) -> Result<Site<'a>> {
+        loop {
+            while self.passed < self.endpoints.len() && !self.budget.left().is_zero() {
+                let index = (self.preferred + self.passed) % self.endpoints.len();
+                self.passed += 1;
+                if !self.tries[index].is_over() {
+                    let endpoint = Arc::clone(&self.endpoints[index]);
+                    return Ok(Site { reference: self.reference, endpoint, index, budget: self.budget });
+                }
+            }
+            let Some(wait) = self.wait().filter(|wait| *wait < self.budget.left()) else {
+                return Err(self.verdict());
+            };
+            tracing::debug!(reference = %self.reference, round = self.round, ?wait, "no host succeeded, trying again");
+            tokio::time::sleep(wait).await;
+            self.round += 1;
+            self.passed = 0;
+        }
+    }
+
+    /// Notes how asking the host of the last [`next`](Rounds::next) failed.
+    pub fn note(&mut self, site: &Site<'_>, fault: Fault) {
+        tracing::debug!(host = site.endpoint.name, error = %fault.error, next = ?fault.next, "attempt failed");
+        let tried = &mut self.tries[site.index];
+        tried.attempts += 1;
+        tried.last = Some(fault);
+    }
+
+    /// The wait before the next round; none if there is to be none.
+    fn wait(&self) -> Option<Duration> {
+        let asked_for = self.tries.iter().filter_map(Try::wait).min()?;
+        let wait = asked_for.min(self.retry.max_wait).max(backoff(self.retry, self.round));
+        (self.round < self.retry.max_retries).then_some(wait)
+    }
+
+    fn verdict(&mut self) -> Error {
+        let tries = std::mem::take(&mut self.tries);
+        let failed = self.endpoints.iter().zip(tries).filter_map(|(endpoint, tried)| {
+            let times =
+                if tried.attempts > 1 { format!(" ({} attempts)", tried.attempts) } else { String::new() };
+            Some((&endpoint.name, times, tried.last?.error))
+        });
+        let mut failed: Vec<_> = failed.collect();
+        let Some((_, times, error)) = failed.pop() else {
+            let text = format!("{}: no time is left to ask any host", self.reference);
+            return Error::new(Kind::Timeout, text);
+        };
+        let mirrors = failed.iter().map(|(host, times, error)| format!("; mirror {host}: {error}{times}"));
+        error.append(&mirrors.fold(times, |note, mirror| note + &mirror))
+    }
+}
+
+impl Try {
+    fn is_over(&self) -> bool {
+        self.last.as_ref().is_some_and(|fault| fault.next == Next::GiveUp)
+    }
+
+    /// How long to leave the host alone; none if it is not to be asked again.
+    fn wait(&self) -> Option<Duration> {
+        match self.last.as_ref().map(|fault| fault.next) {
+            Some(Next::GiveUp) => None,
+            Some(Next::RetryAfter(wait)) => Some(wait),
+            Some(Next::Retry) | None => Some(Duration::ZERO),
+        }
+    }
+}

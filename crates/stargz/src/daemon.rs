@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use anyhow::{Context as _, bail};
 use layer::{Layers, LayersOptions};
 use mount::SessionOptions;
 use snapshotter::Snapshotter;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, Config};
 use crate::keychain;
 use crate::lazyfs::{LazyFs, Policy, Prefetch, SharedFs};
 use crate::shelf::Shelf;
+use crate::socket;
 
 /// Where the daemon listens and keeps its state.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
         );
     }
 
-    let listener = listen(&paths.address)?;
+    let listener = socket::listen(&paths.address)?;
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async {
         // Ends as well when the sender is gone.
@@ -120,8 +120,9 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     }
     layers.close().await;
     tokio::task::spawn_blocking(move || shelf.close()).await??;
-    // Best effort: the next start replaces it in any case.
-    let _ = fs::remove_file(&paths.address);
+    if let Stop::Clean = how {
+        socket::remove(&paths.address);
+    }
     Ok(())
 }
 
@@ -150,25 +151,6 @@ fn make_private_dir(root: &Path) -> anyhow::Result<()> {
         .mode(0o711)
         .create(root)
         .with_context(|| format!("cannot make root directory {}", root.display()))
-}
-
-/// Listens on the socket, replacing one that a former process left.
-fn listen(address: &Path) -> anyhow::Result<UnixListener> {
-    if let Some(dir) = address.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .with_context(|| format!("cannot make directory {} for the socket", dir.display()))?;
-    }
-    match fs::symlink_metadata(address) {
-        Ok(found) if found.file_type().is_socket() => fs::remove_file(address)
-            .with_context(|| format!("cannot remove the former socket {}", address.display()))?,
-        Ok(_) => bail!("{} exists and is no socket; choose another --address", address.display()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", address.display())),
-    }
-    UnixListener::bind(address).with_context(|| format!("cannot listen on {}", address.display()))
 }
 
 fn notify(state: sd_notify::NotifyState<'_>) {

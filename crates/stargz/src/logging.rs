@@ -7,11 +7,13 @@ use std::io::IsTerminal as _;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Levels by the names that users have in their unit files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -45,14 +47,21 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
+/// The crates of this project.
+const OURS: [&str; 7] = ["erofs", "format", "layer", "mount", "registry", "snapshotter", "stargz"];
+
 /// Sends log lines to standard error: JSON for a daemon, text when somebody watches.
 pub fn init(level: LogLevel) {
-    let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::from(level)).with_writer(std::io::stderr);
+    let level = LevelFilter::from(level);
     // The HTTP and gRPC libraries' own chatter is of no use to an operator.
+    let others = level.min(LevelFilter::WARN);
+    let targets = OURS.iter().fold(Targets::new().with_default(others), |all, ours| all.with_target(*ours, level));
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::registry();
     let result = if std::io::stderr().is_terminal() {
-        builder.with_target(false).try_init()
+        lines.with(layer.with_target(false).with_filter(targets)).try_init()
     } else {
-        builder.event_format(JsonLine).try_init()
+        lines.with(layer.event_format(JsonLine).with_filter(targets)).try_init()
     };
     debug_assert!(result.is_ok(), "logging is set up once");
 }

@@ -10,6 +10,7 @@ mod logging;
 mod memory;
 mod mount_image;
 mod shelf;
+mod socket;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

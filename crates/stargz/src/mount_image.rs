@@ -34,9 +34,9 @@ pub fn mount(flags: &cli::Mount) -> anyhow::Result<()> {
         logging::init(flags.log_level);
         return crate::runtime()?.block_on(serve::run(flags, &dir, &state_of(&dir), announce));
     }
-    let state = state_of(&dir);
-    std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
-    let log_path = state.join("log");
+    std::fs::create_dir_all(STATE).with_context(|| format!("cannot make {STATE}"))?;
+    // Beside the state and not in it, so that it can tell why there is none.
+    let log_path = state_of(&dir).with_extension("log");
     let log = std::fs::File::create(&log_path).with_context(|| format!("cannot make {}", log_path.display()))?;
     let mut child = Command::new(std::env::current_exe().context("cannot find this program")?)
         .args(std::env::args_os().skip(1))
@@ -60,7 +60,7 @@ pub fn mount(flags: &cli::Mount) -> anyhow::Result<()> {
         // Enough for any error; a text that can't be read is shown as far as it can.
         let _ = log.take(64 << 10).read_to_string(&mut text);
     }
-    let _ = std::fs::remove_dir_all(&state);
+    let _ = std::fs::remove_file(&log_path);
     match last_error(&text) {
         Some(error) => bail!("{error}"),
         None => bail!("the process in the background ended with {status}"),

@@ -121,6 +121,8 @@ impl Mounted {
         tokio::task::spawn_blocking(move || {
             self.unmount();
             remove(&self.state);
+            // Only there for one that was started in the background.
+            let _ = std::fs::remove_file(self.state.with_extension("log"));
         })
         .await?;
         Ok(())

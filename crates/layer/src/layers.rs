@@ -244,8 +244,7 @@ impl Layers {
         let located = self.locate_toc(source).await?;
         let fetched = started.elapsed();
         let (blob_size, payload_end, limits) = (located.blob_size, located.footer.payload_end, self.options.limits.clone());
-        let number = self.temporary.fetch_add(1, Ordering::Relaxed);
-        let temporary = self.options.root.join(format!("new-{number}"));
+        let temporary = self.temporary_dir();
         let (files, entries) = blocking(move || {
             let toc = located.parse(&limits, expected.as_ref())?;
             remove_dir(&temporary)?;
@@ -317,14 +316,27 @@ impl Layers {
 
     /// Forgets a layer and removes it from the disk. Readers that still hold it keep its files until they let go.
     ///
-    /// # Errors
-    /// The disk fails.
-    pub async fn remove(&self, digest: &Digest) -> Result<(), Error> {
+    /// When this returns, the layer is out of sight: whoever resolves the digest now gets a new one. The future frees
+    /// the disk space; without it, that happens at the next start.
+    pub fn remove(&self, digest: &Digest) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         if let Some(layer) = self.live().remove(digest).and_then(|cell| cell.get().cloned()) {
             layer.close();
         }
-        let dir = self.dir_of(digest);
-        blocking(move || remove_dir(&dir)).await
+        let (dir, rubbish) = (self.dir_of(digest), self.temporary_dir());
+        let renamed = match fs::rename(&dir, &rubbish) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|error| Error::disk(format!("remove {}", dir.display()), error)),
+        };
+        async move {
+            renamed?;
+            blocking(move || remove_dir(&rubbish)).await
+        }
+    }
+
+    /// A name that nobody else uses, for what is being made or removed. Leftovers are removed at the next start.
+    fn temporary_dir(&self) -> PathBuf {
+        let number = self.temporary.fetch_add(1, Ordering::Relaxed);
+        self.options.root.join(format!("new-{number}"))
     }
 
     /// Every live layer.

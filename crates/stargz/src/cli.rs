@@ -7,9 +7,12 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::logging::LogLevel;
 
+/// Version and revision.
+pub const VERSION: &str = env!("STARGZ_VERSION");
+
 /// Containers start before their image is downloaded.
 #[derive(Debug, Parser)]
-#[command(name = "stargz", version, about, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "stargz", version = VERSION, about, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 pub struct Stargz {
     /// What to do.
     #[command(subcommand)]
@@ -51,7 +54,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/containerd-stargz-grpc/config.toml";
 #[derive(Debug, Parser)]
 #[command(
     name = "containerd-stargz-grpc",
-    version,
+    version = VERSION,
     max_term_width = 100,
     about = "Remote snapshotter of containerd: containers start before their image is downloaded",
     after_help = "Flags may be written with one dash or two. The daemon ends on SIGTERM (mounts stay) and on SIGINT \

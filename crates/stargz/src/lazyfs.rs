@@ -42,7 +42,7 @@ pub struct Prefetch {
 
 /// Mounts layers lazily from registries.
 ///
-/// The two tables are behind short locks, never held over an await. Tasks that resolve layers ahead are owned by
+/// The tables are behind short locks, never held over an await. Tasks that resolve layers ahead are owned by
 /// [`LazyFs::ahead`]'s entries and end by themselves.
 #[derive(Debug)]
 pub struct LazyFs {
@@ -52,6 +52,8 @@ pub struct LazyFs {
     policy: Policy,
     /// Layers that were resolved ahead, and since when.
     ahead: Mutex<HashMap<Digest, Instant>>,
+    /// How many mounts of a layer are under way: such a layer is not taken away.
+    mounting: Mutex<HashMap<Digest, usize>>,
     /// Prefetches by layer; the value turns true when nobody has to wait for it (any more).
     prefetches: Mutex<HashMap<Digest, watch::Receiver<bool>>>,
     closing: AtomicBool,
@@ -66,6 +68,7 @@ impl LazyFs {
             shelf,
             policy,
             ahead: Mutex::default(),
+            mounting: Mutex::default(),
             prefetches: Mutex::default(),
             closing: AtomicBool::new(false),
         })
@@ -83,10 +86,8 @@ impl LazyFs {
             Vec::new()
         });
         for digest in on_disk.iter().filter(|digest| !self.shelf.shows(digest)) {
-            match self.layers.remove(digest).await {
-                Ok(()) => tracing::info!(layer = %digest, "removed a layer that no snapshot uses"),
-                Err(error) => tracing::warn!(layer = %digest, %error, "a layer that no snapshot uses stays on disk"),
-            }
+            tracing::info!(layer = %digest, "removing a layer that no snapshot uses");
+            self.forget(digest).await;
         }
     }
 
@@ -122,17 +123,29 @@ impl LazyFs {
                 return;
             }
             tokio::time::sleep(fs.policy.resolved_ttl).await;
-            if !fs.shelf.shows(&digest) && !fs.closing.load(Ordering::Relaxed) {
-                tracing::debug!(layer = %digest, "nobody came for a layer that was resolved ahead");
+            if !fs.closing.load(Ordering::Relaxed) {
                 fs.forget(&digest).await;
             }
         })
     }
 
+    fn mounting(&self) -> MutexGuard<'_, HashMap<Digest, usize>> {
+        self.mounting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a layer away that nobody shows and nobody is about to show.
     async fn forget(&self, digest: &Digest) {
+        let removal = {
+            // Held, so that no mount begins between the question and the answer.
+            let mounting = self.mounting();
+            if mounting.contains_key(digest) || self.shelf.shows(digest) {
+                return;
+            }
+            self.layers.remove(digest)
+        };
         self.prefetches().remove(digest);
         self.ahead().remove(digest);
-        if let Err(error) = self.layers.remove(digest).await {
+        if let Err(error) = removal.await {
             tracing::warn!(layer = %digest, %error, "a layer that is not used any more stays on disk");
         }
     }
@@ -186,6 +199,31 @@ impl LazyFs {
     }
 }
 
+/// A mount that is under way.
+struct Mounting {
+    fs: Arc<LazyFs>,
+    digest: Digest,
+}
+
+impl Mounting {
+    fn new(fs: Arc<LazyFs>, digest: Digest) -> Mounting {
+        *fs.mounting().entry(digest).or_default() += 1;
+        Mounting { fs, digest }
+    }
+}
+
+impl Drop for Mounting {
+    fn drop(&mut self) {
+        let mut mounting = self.fs.mounting();
+        if let Some(count) = mounting.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                mounting.remove(&self.digest);
+            }
+        }
+    }
+}
+
 /// The same, shared: what the snapshotter holds.
 #[derive(Clone, Debug)]
 pub struct SharedFs(pub Arc<LazyFs>);
@@ -195,6 +233,7 @@ impl FileSystem for SharedFs {
     async fn mount(&self, mountpoint: &Path, labels: &HashMap<String, String>) -> Result<(), FsError> {
         let fs = &self.0;
         let source = labels::parse(labels).map_err(|error| FsError::from_error(&error))?;
+        let _mounting = Mounting::new(fs.clone(), source.digest);
         fs.resolve_ahead(&source);
         let layer = fs.resolve(&source).await?;
         fs.prefetch(&layer, source.prefetch_size);

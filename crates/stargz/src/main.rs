@@ -34,18 +34,28 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut text = String::new();
-            // Causes that a text repeats at its end are not said again.
-            for cause in error.chain().map(ToString::to_string) {
-                if !text.ends_with(&cause) {
-                    text += if text.is_empty() { "" } else { ": " };
-                    text += &cause;
-                }
-            }
-            report(&text);
+            report(&whole_text(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes on one line.
+fn whole_text(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let said = cause.to_string();
+        // Some texts end with their cause already.
+        if !text.ends_with(&said) {
+            text += if text.is_empty() { "" } else { ": " };
+            text += &said;
+        }
+        // Their texts are whole; what is below is the HTTP library's view of the same.
+        if cause.is::<registry::Error>() || cause.is::<layer::Error>() {
+            break;
+        }
+    }
+    text
 }
 
 /// Says what went wrong: as a log line where there is a log, else plainly.
@@ -76,7 +86,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 fn not_yet(name: &str, args: &[OsString]) -> anyhow::Result<()> {
     match args.get(1).and_then(|arg| arg.to_str()) {
         Some("--version" | "-version" | "-v") => {
-            print(&format!("{name} {}", env!("CARGO_PKG_VERSION")));
+            print(&format!("{name} {}", cli::VERSION));
             Ok(())
         }
         Some("--help" | "-help" | "-h") => {

@@ -13,7 +13,8 @@ fn of_registry(error: ::registry::Error) -> Error {
         ::registry::Kind::Timeout => Kind::Timeout,
         _ => Kind::Source,
     };
-    Error::with_source(kind, "read blob", error)
+    // Its text is whole: method, address, cause, attempts.
+    Error::new(kind, error.to_string())
 }
 
 #[async_trait]

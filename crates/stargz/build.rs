@@ -15,7 +15,8 @@ fn main() {
     }
     println!("cargo::rerun-if-env-changed=STARGZ_REVISION");
     // A tarball has no history; whoever packages it may say.
-    let revision = std::env::var("STARGZ_REVISION").ok().or_else(head).unwrap_or_else(|| "unknown".to_owned());
+    let revision =
+        std::env::var("STARGZ_REVISION").ok().or_else(head).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env=STARGZ_VERSION={} {revision}", env!("CARGO_PKG_VERSION"));
 }
 

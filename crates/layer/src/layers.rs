@@ -112,7 +112,10 @@ impl Layers {
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                let what = format!("{} is in use by another process; stop it, or choose another root", root.display());
+                let what = format!(
+                    "{} is in use by another process; stop it, or choose another root",
+                    root.display()
+                );
                 return Err(Error::new(Kind::Disk, what));
             }
             Err(fs::TryLockError::Error(error)) => return Err(io(error)),
@@ -171,7 +174,8 @@ impl Layers {
                 new = true;
                 let (layers, source) = (self.clone(), source.clone());
                 async move {
-                    let task = tokio::spawn(async move { layers.load_or_build(digest, expected, source).await });
+                    let task =
+                        tokio::spawn(async move { layers.load_or_build(digest, expected, source).await });
                     task.await.unwrap_or_else(|error| {
                         Err(Error::with_source(Kind::Closed, "resolving did not end well", error))
                     })
@@ -243,7 +247,8 @@ impl Layers {
         let started = Instant::now();
         let located = self.locate_toc(source).await?;
         let fetched = started.elapsed();
-        let (blob_size, payload_end, limits) = (located.blob_size, located.footer.payload_end, self.options.limits.clone());
+        let (blob_size, payload_end, limits) =
+            (located.blob_size, located.footer.payload_end, self.options.limits.clone());
         let temporary = self.temporary_dir();
         let (files, entries) = blocking(move || {
             let toc = located.parse(&limits, expected.as_ref())?;
@@ -276,7 +281,11 @@ impl Layers {
         let footer = Footer::find(&tail.bytes, tail.blob_size).map_err(of_format)?;
         let range = footer.toc.clone();
         if range.end.saturating_sub(range.start) > self.options.toc_max {
-            let what = format!("its compressed TOC has {} bytes, the limit is {}", range.end - range.start, self.options.toc_max);
+            let what = format!(
+                "its compressed TOC has {} bytes, the limit is {}",
+                range.end - range.start,
+                self.options.toc_max
+            );
             return Err(Error::new(Kind::Format, what));
         }
         let tail_start = tail.blob_size - tail.bytes.len() as u64;
@@ -307,7 +316,8 @@ impl Layers {
             for entry in entries {
                 let entry = entry.map_err(|error| Error::disk(format!("list {}", dir.display()), error))?;
                 let name = entry.file_name();
-                let digest = name.to_str().and_then(|hex| format!("{algorithm}:{hex}").parse::<Digest>().ok());
+                let digest =
+                    name.to_str().and_then(|hex| format!("{algorithm}:{hex}").parse::<Digest>().ok());
                 found.extend(digest);
             }
         }
@@ -430,12 +440,15 @@ fn publish(from: &Path, to: &Path) -> Result<(), Error> {
     let parent = to.parent().unwrap_or(to);
     fs::create_dir_all(parent).map_err(|error| Error::disk(format!("make {}", parent.display()), error))?;
     remove_dir(to)?;
-    fs::rename(from, to).map_err(|error| Error::disk(format!("rename {} to {}", from.display(), to.display()), error))?;
+    fs::rename(from, to)
+        .map_err(|error| Error::disk(format!("rename {} to {}", from.display(), to.display()), error))?;
     sync_dir(parent)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(Error::with_source(Kind::Closed, "work on the disk did not end well", error)))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Error::with_source(Kind::Closed, "work on the disk did not end well", error))
+    })
 }

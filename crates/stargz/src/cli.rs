@@ -34,7 +34,11 @@ pub enum Verb {
 #[derive(Clone, Debug, Args)]
 pub struct Snapshotter {
     /// Socket of the snapshots service
-    #[arg(long, value_name = "SOCKET", default_value = "/run/containerd-stargz-grpc/containerd-stargz-grpc.sock")]
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        default_value = "/run/containerd-stargz-grpc/containerd-stargz-grpc.sock"
+    )]
     pub address: PathBuf,
     /// Configuration file; may be missing if it is the default one
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
@@ -122,7 +126,8 @@ pub enum Face {
 impl Face {
     /// The face behind `argv[0]`.
     pub fn of(program: Option<&OsStr>) -> Face {
-        let name = program.map(std::path::Path::new).and_then(|path| path.file_name()).and_then(OsStr::to_str);
+        let name =
+            program.map(std::path::Path::new).and_then(|path| path.file_name()).and_then(OsStr::to_str);
         match name {
             Some("containerd-stargz-grpc") => Face::Snapshotter,
             Some("stargz-store") => Face::Store,
@@ -160,7 +165,10 @@ mod tests {
     fn flags_of_unit_files_written_for_go_are_understood() {
         let args = ["containerd-stargz-grpc", "-log-level=debug", "--config=/c", "-root", "/r", "-h"];
         let args = with_two_dashes(args.iter().map(OsString::from));
-        assert_eq!(args, ["containerd-stargz-grpc", "--log-level=debug", "--config=/c", "--root", "/r", "-h"]);
+        assert_eq!(
+            args,
+            ["containerd-stargz-grpc", "--log-level=debug", "--config=/c", "--root", "/r", "-h"]
+        );
         let parsed = SnapshotterProgram::try_parse_from(&args[..5]).unwrap();
         assert_eq!((parsed.flags.log_level, parsed.flags.root), (LogLevel::Debug, PathBuf::from("/r")));
     }
@@ -169,6 +177,9 @@ mod tests {
     fn the_program_follows_its_name() {
         let face = |name: &str| Face::of(Some(OsStr::new(name)));
         assert_eq!(face("/usr/local/bin/containerd-stargz-grpc"), Face::Snapshotter);
-        assert_eq!((face("stargz-store"), face("ctr-remote"), face("x")), (Face::Store, Face::CtrRemote, Face::Stargz));
+        assert_eq!(
+            (face("stargz-store"), face("ctr-remote"), face("x")),
+            (Face::Store, Face::CtrRemote, Face::Stargz)
+        );
     }
 }

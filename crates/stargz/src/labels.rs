@@ -79,7 +79,10 @@ pub fn parse(labels: &HashMap<String, String>) -> Result<LayerSource, LabelError
     })
 }
 
-fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(label: &'static str, text: &str) -> Result<T, LabelError> {
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
+    label: &'static str,
+    text: &str,
+) -> Result<T, LabelError> {
     text.parse().map_err(|error: T::Err| LabelError::Malformed { label, reason: error.to_string() })
 }
 
@@ -98,7 +101,12 @@ mod tests {
     #[test]
     fn labels_of_cri_come_before_those_of_the_stargz_clients() {
         let (one, two) = (digest(1), digest(2));
-        let both = [(CRI_REF, "docker.io/library/a:1"), (CRI_DIGEST, &one), (STARGZ_REF, "b:1"), (STARGZ_DIGEST, &two)];
+        let both = [
+            (CRI_REF, "docker.io/library/a:1"),
+            (CRI_DIGEST, &one),
+            (STARGZ_REF, "b:1"),
+            (STARGZ_DIGEST, &two),
+        ];
         assert_eq!(parse(&labels(&both)).unwrap().digest.to_string(), one);
         assert_eq!(parse(&labels(&both[2..])).unwrap().digest.to_string(), two);
         assert_eq!(parse(&labels(&both[1..])).unwrap().digest.to_string(), two);
@@ -109,14 +117,17 @@ mod tests {
     fn neighbours_are_the_other_layers_and_a_torn_last_one_is_dropped() {
         let (one, two) = (digest(1), digest(2));
         let list = format!("{one},{two},{}", &digest(3)[..40]);
-        let source = parse(&labels(&[(STARGZ_REF, "a:1"), (STARGZ_DIGEST, &one), (STARGZ_LAYERS, &list)])).unwrap();
+        let source =
+            parse(&labels(&[(STARGZ_REF, "a:1"), (STARGZ_DIGEST, &one), (STARGZ_LAYERS, &list)])).unwrap();
         assert_eq!(source.neighbours, [two.parse().unwrap()]);
     }
 
     #[test]
     fn malformed_values_name_their_label() {
         let one = digest(1);
-        for (label, value) in [(TOC_DIGEST, "sha256:xyz"), (PREFETCH, "-1"), (STARGZ_REF, "UPPER//"), (STARGZ_DIGEST, "x")] {
+        for (label, value) in
+            [(TOC_DIGEST, "sha256:xyz"), (PREFETCH, "-1"), (STARGZ_REF, "UPPER//"), (STARGZ_DIGEST, "x")]
+        {
             let mut all = labels(&[(STARGZ_REF, "a:1"), (STARGZ_DIGEST, &one)]);
             all.insert(label.to_owned(), value.to_owned());
             let text = parse(&all).unwrap_err().to_string();
@@ -127,7 +138,8 @@ mod tests {
     #[test]
     fn only_the_presence_of_skipverify_counts() {
         let one = digest(1);
-        let source = parse(&labels(&[(STARGZ_REF, "a:1"), (STARGZ_DIGEST, &one), (SKIP_VERIFY, "false")])).unwrap();
+        let source =
+            parse(&labels(&[(STARGZ_REF, "a:1"), (STARGZ_DIGEST, &one), (SKIP_VERIFY, "false")])).unwrap();
         assert!(source.skip_verify);
     }
 }

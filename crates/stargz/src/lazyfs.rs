@@ -61,7 +61,12 @@ pub struct LazyFs {
 
 impl LazyFs {
     /// A file system that shows layers on `shelf`.
-    pub fn new(client: registry::Client, layers: Arc<Layers>, shelf: Arc<Shelf>, policy: Policy) -> Arc<LazyFs> {
+    pub fn new(
+        client: registry::Client,
+        layers: Arc<Layers>,
+        shelf: Arc<Shelf>,
+        policy: Policy,
+    ) -> Arc<LazyFs> {
         Arc::new(LazyFs {
             client,
             layers,

@@ -55,7 +55,8 @@ pub fn init(level: LogLevel) {
     let level = LevelFilter::from(level);
     // The HTTP and gRPC libraries' own chatter is of no use to an operator.
     let others = level.min(LevelFilter::WARN);
-    let targets = OURS.iter().fold(Targets::new().with_default(others), |all, ours| all.with_target(*ours, level));
+    let targets =
+        OURS.iter().fold(Targets::new().with_default(others), |all, ours| all.with_target(*ours, level));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = tracing_subscriber::registry();
     let result = if std::io::stderr().is_terminal() {

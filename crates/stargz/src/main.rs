@@ -22,7 +22,9 @@ fn main() -> ExitCode {
     memory::keep_little();
     let args: Vec<OsString> = std::env::args_os().collect();
     let result = match Face::of(args.first().map(OsString::as_os_str)) {
-        Face::Snapshotter => snapshotter(cli::SnapshotterProgram::parse_from(cli::with_two_dashes(args)).flags),
+        Face::Snapshotter => {
+            snapshotter(cli::SnapshotterProgram::parse_from(cli::with_two_dashes(args)).flags)
+        }
         Face::Store => not_yet("stargz-store", &args),
         Face::CtrRemote => not_yet("ctr-remote", &args),
         Face::Stargz => match cli::Stargz::parse_from(args).verb {

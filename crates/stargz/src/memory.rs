@@ -15,9 +15,8 @@ pub fn keep_little() {
     #[allow(unsafe_code)]
     // SAFETY: mallopt has no precondition but to be called while no other thread uses the allocator, and this is
     // called first in main.
-    let done = unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) & libc::mallopt(libc::M_ARENA_MAX, POOLS)
-    };
+    let done =
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) & libc::mallopt(libc::M_ARENA_MAX, POOLS) };
     debug_assert_eq!(done, 1, "both are parameters that glibc knows");
 }
 

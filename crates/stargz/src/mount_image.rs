@@ -37,7 +37,8 @@ pub fn mount(flags: &cli::Mount) -> anyhow::Result<()> {
     std::fs::create_dir_all(STATE).with_context(|| format!("cannot make {STATE}"))?;
     // Beside the state and not in it, so that it can tell why there is none.
     let log_path = state_of(&dir).with_extension("log");
-    let log = std::fs::File::create(&log_path).with_context(|| format!("cannot make {}", log_path.display()))?;
+    let log =
+        std::fs::File::create(&log_path).with_context(|| format!("cannot make {}", log_path.display()))?;
     let mut child = Command::new(std::env::current_exe().context("cannot find this program")?)
         .args(std::env::args_os().skip(1))
         .arg("--foreground")
@@ -49,7 +50,9 @@ pub fn mount(flags: &cli::Mount) -> anyhow::Result<()> {
     let mut said = String::new();
     if let Some(stdout) = child.stdout.take() {
         // Ends when the child says that it is ready, or ends.
-        BufReader::new(stdout).read_line(&mut said).context("the process in the background cannot be heard")?;
+        BufReader::new(stdout)
+            .read_line(&mut said)
+            .context("the process in the background cannot be heard")?;
     }
     if said.trim_end() == READY {
         return Ok(());
@@ -134,5 +137,7 @@ fn last_error(log: &str) -> Option<String> {
     let mut errors = lines.filter(|line| line["level"] == "error");
     let said = errors.next().and_then(|line| line["msg"].as_str().map(str::to_owned));
     // Not a log line: the command line was refused, or the program crashed.
-    said.or_else(|| log.lines().rev().find(|line| !line.is_empty() && !line.starts_with('{')).map(str::to_owned))
+    said.or_else(|| {
+        log.lines().rev().find(|line| !line.is_empty() && !line.starts_with('{')).map(str::to_owned)
+    })
 }

@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use format::Digest;
 use layer::Layer;
 use mount::{
-    BoxFuture, Ending, ErofsOptions, Fetched, Image, ImageServer, Session, SessionOptions, Source, UnmountMode,
+    BoxFuture, Ending, ErofsOptions, Fetched, Image, ImageServer, Session, SessionOptions, Source,
+    UnmountMode,
 };
 
 /// The layers that are shown, and the session that serves their contents.
@@ -46,8 +47,11 @@ impl Shelf {
         for stale in mount::mounts_below(&dir)? {
             mount::unmount(&stale.mount_point, UnmountMode::Lazy)?;
         }
-        std::fs::create_dir_all(&dir)
-            .map_err(|source| mount::Error::File { action: "make directory", path: dir.clone(), source })?;
+        std::fs::create_dir_all(&dir).map_err(|source| mount::Error::File {
+            action: "make directory",
+            path: dir.clone(),
+            source,
+        })?;
         let session = Session::mount(&dir, options)?;
         let images = ImageServer::start(session, tokio::runtime::Handle::current(), Vec::new())?;
         Ok(Shelf { images: Mutex::new(Some(images)), dir, shown: Mutex::default() })
@@ -104,7 +108,8 @@ impl Shelf {
     /// The kernel refuses, or no layer is shown there.
     pub fn hide(&self, path: &Path) -> Result<Option<Digest>, mount::Error> {
         let mut shown = self.shown();
-        let found = shown.iter().find_map(|(digest, entry)| entry.paths.iter().any(|p| p == path).then_some(*digest));
+        let found =
+            shown.iter().find_map(|(digest, entry)| entry.paths.iter().any(|p| p == path).then_some(*digest));
         let Some(digest) = found else {
             let source = io::Error::new(io::ErrorKind::NotFound, "no layer is mounted there");
             return Err(mount::Error::File { action: "unmount", path: path.to_owned(), source });

@@ -56,7 +56,8 @@ fn bind(address: &Path, on_disk: bool) -> anyhow::Result<UnixListener> {
     let listener =
         UnixListener::bind(address).with_context(|| format!("cannot listen on {}", address.display()))?;
     // Does nothing without systemd.
-    let stored = sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(NAME)], &[listener.as_fd()]);
+    let stored =
+        sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(NAME)], &[listener.as_fd()]);
     if let Err(error) = stored {
         tracing::warn!(%error, "systemd does not keep the socket, so a restart interrupts containerd for seconds");
     }

@@ -38,7 +38,9 @@ pub fn fill_span(files: &ImageFiles, span: usize, compressed: Compressed) -> Res
     }
     let needed = chunks.iter().map(|(_, chunk)| chunk.inner_offset + chunk.size).max().unwrap_or(0);
     match compressed {
-        Compressed::Memory(bytes) if needed <= IN_MEMORY_MAX => in_memory(files, span, &bytes, needed as usize, &chunks),
+        Compressed::Memory(bytes) if needed <= IN_MEMORY_MAX => {
+            in_memory(files, span, &bytes, needed as usize, &chunks)
+        }
         Compressed::Memory(bytes) => in_pieces(files, span, io::Cursor::new(bytes), &chunks),
         Compressed::Spooled(mut file) => {
             file.rewind().map_err(|error| Error::disk("read spooled span", error))?;
@@ -47,7 +49,13 @@ pub fn fill_span(files: &ImageFiles, span: usize, compressed: Compressed) -> Res
     }
 }
 
-fn in_memory(files: &ImageFiles, span: usize, bytes: &[u8], needed: usize, chunks: &[(usize, Chunk)]) -> Result<(), Error> {
+fn in_memory(
+    files: &ImageFiles,
+    span: usize,
+    bytes: &[u8],
+    needed: usize,
+    chunks: &[(usize, Chunk)],
+) -> Result<(), Error> {
     let mut out = Vec::new();
     format::decode(Compression::Gzip, bytes, needed, &mut out)
         .map_err(|error| Error::with_source(Kind::Integrity, format!("decompress span {span}"), error))?;
@@ -68,7 +76,12 @@ fn in_memory(files: &ImageFiles, span: usize, bytes: &[u8], needed: usize, chunk
 }
 
 /// Bytes are written before they are verified here, which is safe because nobody reads a chunk whose bit is not set.
-fn in_pieces(files: &ImageFiles, span: usize, input: impl Read, chunks: &[(usize, Chunk)]) -> Result<(), Error> {
+fn in_pieces(
+    files: &ImageFiles,
+    span: usize,
+    input: impl Read,
+    chunks: &[(usize, Chunk)],
+) -> Result<(), Error> {
     let broken = |error| Error::with_source(Kind::Integrity, format!("decompress span {span}"), error);
     let mut decoder = StreamDecoder::new(Compression::Gzip, input);
     let mut piece = vec![0; PIECE];
@@ -76,7 +89,10 @@ fn in_pieces(files: &ImageFiles, span: usize, input: impl Read, chunks: &[(usize
     let mut result = Ok(());
     for (number, chunk) in chunks {
         let Some(skip) = chunk.inner_offset.checked_sub(position) else {
-            result = result.and(Err(Error::new(Kind::Format, format!("chunk {number} overlaps another one in its span"))));
+            result = result.and(Err(Error::new(
+                Kind::Format,
+                format!("chunk {number} overlaps another one in its span"),
+            )));
             continue;
         };
         let skipped = io::copy(&mut decoder.by_ref().take(skip), &mut io::sink()).map_err(broken)?;
@@ -106,13 +122,15 @@ fn in_pieces(files: &ImageFiles, span: usize, input: impl Read, chunks: &[(usize
 }
 
 fn write(files: &ImageFiles, content: &[u8], data: u64) -> Result<(), Error> {
-    files
-        .image
-        .write_all_at(content, files.meta.data_start + data)
-        .map_err(|error| Error::disk(format!("write {} bytes to the image of {}", content.len(), files.meta.digest), error))
+    files.image.write_all_at(content, files.meta.data_start + data).map_err(|error| {
+        Error::disk(format!("write {} bytes to the image of {}", content.len(), files.meta.digest), error)
+    })
 }
 
 fn mismatch(number: usize, chunk: &Chunk) -> Error {
     let digest = Digest::from_sha256(chunk.digest);
-    Error::new(Kind::Integrity, format!("chunk {number} ({} bytes) does not have its digest {digest}", chunk.size))
+    Error::new(
+        Kind::Integrity,
+        format!("chunk {number} ({} bytes) does not have its digest {digest}", chunk.size),
+    )
 }

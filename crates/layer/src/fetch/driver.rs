@@ -101,9 +101,10 @@ impl Engine {
     }
 
     fn span_missing(&self, span: usize) -> bool {
-        self.files.tables.span(span).is_some_and(|span| {
-            self.files.tables.chunks_of(&span).any(|chunk| !self.files.filled.get(chunk))
-        })
+        self.files
+            .tables
+            .span(span)
+            .is_some_and(|span| self.files.tables.chunks_of(&span).any(|chunk| !self.files.filled.get(chunk)))
     }
 
     /// Makes these chunks filled. Returns when they are, or with the reason why one is not.
@@ -144,7 +145,8 @@ impl Engine {
             .take_while(|&span| tables.span(span).is_some_and(|span| span.blob.start < blob_end))
             .filter(|&span| self.span_missing(span))
             .collect();
-        let (waits, tickets) = self.flights.board(&spans, spans.iter().copied(), |span| self.span_missing(span));
+        let (waits, tickets) =
+            self.flights.board(&spans, spans.iter().copied(), |span| self.span_missing(span));
         self.start(tickets);
         let mut result = Ok(());
         for wait in waits {

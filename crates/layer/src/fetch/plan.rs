@@ -32,6 +32,7 @@ pub fn jobs(spans: impl IntoIterator<Item = (usize, Range<u64>)>, job_max: u64) 
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one span is a list of one range")]
 mod tests {
     use super::*;
 

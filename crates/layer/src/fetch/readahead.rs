@@ -75,7 +75,8 @@ impl Streams {
     pub fn miss(&mut self, start: u64, end: u64, link: &Link) -> u64 {
         let first = link.first_window();
         // On the window's end, or a little behind it: what lay between was there already.
-        let continued = self.streams.iter().position(|s| s.end <= start && start - s.end <= s.window.max(first));
+        let continued =
+            self.streams.iter().position(|s| s.end <= start && start - s.end <= s.window.max(first));
         let window = match continued {
             Some(index) => (self.streams.remove(index).window * 2).min(WINDOW_MAX),
             None => first,

@@ -42,7 +42,8 @@ enum Partial {
 
 impl SpanReader {
     pub fn new(files: Arc<ImageFiles>, tickets: Vec<Ticket>) -> SpanReader {
-        let mut reader = SpanReader { files, waiting: VecDeque::new(), position: 0, partial: Partial::Nothing };
+        let mut reader =
+            SpanReader { files, waiting: VecDeque::new(), position: 0, partial: Partial::Nothing };
         reader.add(tickets);
         reader
     }

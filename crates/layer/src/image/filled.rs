@@ -76,7 +76,8 @@ impl Filled {
 
     /// Makes the bits of now durable: first the data they speak of (`image`), then the bits.
     pub fn flush(&self, image: &File) -> std::io::Result<()> {
-        let bytes: Vec<u8> = self.bits.iter().flat_map(|word| word.load(Ordering::Acquire).to_le_bytes()).collect();
+        let bytes: Vec<u8> =
+            self.bits.iter().flat_map(|word| word.load(Ordering::Acquire).to_le_bytes()).collect();
         image.sync_data()?;
         self.file.write_all_at(&bytes, 0)?;
         self.file.set_len(bytes.len() as u64)?;

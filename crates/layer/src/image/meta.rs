@@ -45,7 +45,8 @@ impl Meta {
         let meta: Meta = serde_json::from_slice(&text)
             .map_err(|error| Error::with_source(Kind::Format, format!("parse {}", path.display()), error))?;
         if meta.version != META_VERSION {
-            let what = format!("{} has version {}, this program knows {META_VERSION}", path.display(), meta.version);
+            let what =
+                format!("{} has version {}, this program knows {META_VERSION}", path.display(), meta.version);
             return Err(Error::new(Kind::Format, what));
         }
         Ok(meta)

@@ -21,7 +21,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 pub use filled::Filled;
-pub use meta::{Meta, META_VERSION};
+pub use meta::{META_VERSION, Meta};
 pub use tables::{Chunk, Span, Tables, TablesBuilder};
 
 use crate::error::{Error, Kind};
@@ -62,9 +62,13 @@ impl ImageFiles {
             .write(true)
             .open(&path)
             .map_err(|error| Error::disk(format!("open {}", path.display()), error))?;
-        let size = image.metadata().map_err(|error| Error::disk(format!("stat {}", path.display()), error))?.len();
+        let size =
+            image.metadata().map_err(|error| Error::disk(format!("stat {}", path.display()), error))?.len();
         if Some(size) != meta.data_start.checked_add(meta.data_len) || tables.data_len() > meta.data_len {
-            return Err(Error::new(Kind::Format, format!("{} has not the size that its description says", path.display())));
+            return Err(Error::new(
+                Kind::Format,
+                format!("{} has not the size that its description says", path.display()),
+            ));
         }
         let filled = Filled::open(&at(FILLED_FILE), tables.chunk_count())?;
         Ok(ImageFiles { dir: dir.to_owned(), image, tables, filled, meta })
@@ -72,15 +76,23 @@ impl ImageFiles {
 
     /// Writes `chunks`, an empty `filled` and `meta.json` beside an image file that is already in `dir`, and makes
     /// all of it durable.
-    pub(crate) fn write_beside(dir: &Path, image: &File, tables: &TablesBuilder, meta: &Meta) -> Result<(), Error> {
+    pub(crate) fn write_beside(
+        dir: &Path,
+        image: &File,
+        tables: &TablesBuilder,
+        meta: &Meta,
+    ) -> Result<(), Error> {
         let write = |name: &str, bytes: &[u8]| {
             let path = dir.join(name);
-            write_durably(&path, bytes).map_err(|error| Error::disk(format!("write {}", path.display()), error))
+            write_durably(&path, bytes)
+                .map_err(|error| Error::disk(format!("write {}", path.display()), error))
         };
         write(CHUNKS_FILE, &tables.encode())?;
         write(FILLED_FILE, &Filled::empty_file(tables.chunk_count()))?;
         write(META_FILE, &meta.encode())?;
-        image.sync_all().map_err(|error| Error::disk(format!("sync {}", dir.join(IMAGE_FILE).display()), error))
+        image
+            .sync_all()
+            .map_err(|error| Error::disk(format!("sync {}", dir.join(IMAGE_FILE).display()), error))
     }
 }
 

@@ -194,7 +194,10 @@ impl Tables {
             record.first.get().checked_add(record.count.get()).is_some_and(|end| end as usize <= self.chunks)
                 && record.blob_offset.get().checked_add(record.blob_len.get()).is_some()
         });
-        chunks && spans && end <= self.data_len && self.members().iter().all(|m| (m.get() as usize) < self.chunks)
+        chunks
+            && spans
+            && end <= self.data_len
+            && self.members().iter().all(|m| (m.get() as usize) < self.chunks)
     }
 
     fn chunk_records(&self) -> &[ChunkRecord] {
@@ -270,6 +273,7 @@ impl Tables {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one span is a list of one range")]
 mod tests {
     use proptest::prelude::*;
 

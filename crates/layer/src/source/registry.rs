@@ -44,4 +44,3 @@ impl BlobBody for ::registry::RangeBody {
         ::registry::RangeBody::next(self).await.map_err(of_registry)
     }
 }
-

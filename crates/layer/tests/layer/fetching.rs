@@ -97,7 +97,12 @@ async fn an_answer_that_breaks_off_is_continued() {
     source.fault(Fault::Break(0));
     assert_eq!(read_file(&layer, "large").await.unwrap(), expected(&tree, "large"));
     let reads = source.take_reads();
-    assert!(reads.iter().any(|range| reads.iter().any(|other| other.start > range.start && other.end == range.end)), "{reads:?}");
+    assert!(
+        reads
+            .iter()
+            .any(|range| reads.iter().any(|other| other.start > range.start && other.end == range.end)),
+        "{reads:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,7 +183,8 @@ async fn a_reader_that_goes_away_does_not_take_the_fetch_along() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_prefetch_ends_at_the_landmark() {
     let root = tempfile::tempdir().unwrap();
-    let (tree, blob) = blob(&Options { prioritized: vec![b"small/11".to_vec(), b"small/33".to_vec()], ..chunked() });
+    let (tree, blob) =
+        blob(&Options { prioritized: vec![b"small/11".to_vec(), b"small/33".to_vec()], ..chunked() });
     let source = Arc::new(MemorySource::new(blob.bytes.clone()));
     let layer = resolve(&layers(root.path()), &blob, source.clone()).await.unwrap();
     layer.prefetch(layer.prefetch_end(u64::MAX)).await.unwrap();

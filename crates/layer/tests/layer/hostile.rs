@@ -53,7 +53,9 @@ async fn every_lie_ends_in_its_own_error() {
         let source = Arc::new(MemorySource::new(blob.bytes.clone()));
         let resolved = resolve(&layers, &blob, source).await;
         let (kind, said, error) = match end_of(lie) {
-            Refused(kind, said) => (kind, said, resolved.map(|_| lie).expect_err("the layer should be refused")),
+            Refused(kind, said) => {
+                (kind, said, resolved.map(|_| lie).expect_err("the layer should be refused"))
+            }
             Unreadable(kind, said) => {
                 let layer = resolved.unwrap_or_else(|error| panic!("{lie:?}: {error}"));
                 let error = read_file(&layer, "victim").await.expect_err("the file should not be readable");
@@ -67,7 +69,8 @@ async fn every_lie_ends_in_its_own_error() {
         assert!(text.contains(said) && text.contains(&blob.digest.to_string()), "{lie:?}: {text}");
         layers.remove(&blob.digest).await.unwrap();
     }
-    let left: Vec<_> = std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| name == "lock" || name == "sha256"), "{left:?}");
 }
 

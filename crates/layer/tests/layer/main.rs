@@ -21,7 +21,11 @@ fn layers(root: &Path) -> Arc<Layers> {
 }
 
 /// The layer of an honest blob.
-async fn resolve(layers: &Arc<Layers>, blob: &Blob, source: Arc<MemorySource>) -> Result<Arc<Layer>, layer::Error> {
+async fn resolve(
+    layers: &Arc<Layers>,
+    blob: &Blob,
+    source: Arc<MemorySource>,
+) -> Result<Arc<Layer>, layer::Error> {
     layers.resolve(blob.digest, Some(blob.toc_digest), source).await?.verify(&blob.toc_digest)
 }
 
@@ -35,7 +39,9 @@ async fn read_file(layer: &Layer, path: &str) -> Result<Vec<u8>, layer::Error> {
         let nid = image.lookup(&node, name.as_bytes()).unwrap().expect(path);
         node = image.inode(nid).unwrap();
     }
-    let erofs::Content::File { size, data_offset } = image.content(&node).unwrap() else { panic!("{path} is no file") };
+    let erofs::Content::File { size, data_offset } = image.content(&node).unwrap() else {
+        panic!("{path} is no file")
+    };
     layer.fill(data_offset, size as usize).await?;
     let mut bytes = vec![0; size as usize];
     assert!(layer.read_local(data_offset, &mut bytes).unwrap(), "filled bytes are local");

@@ -6,7 +6,10 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use layer::Layer;
-use mount::{BoxFuture, Ending, ErofsOptions, Fetched, Image, ImageServer, Session, SessionOptions, Source, UnmountMode};
+use mount::{
+    BoxFuture, Ending, ErofsOptions, Fetched, Image, ImageServer, Session, SessionOptions, Source,
+    UnmountMode,
+};
 use proptest::test_runner::{Config, TestRunner};
 use testkit::compare::{self, Ignore};
 use testkit::estargz::{self, Options};
@@ -86,7 +89,11 @@ fn round_trip(tree: &Tree, options: &Options, expected: impl FnOnce(&[u8], &Path
     let blob = estargz::build(&tar, options);
     let expected = expected(&tar, &dir("tar"));
     // TOCs keep whole seconds unless the options say otherwise.
-    let ignore = Ignore { root: true, nanoseconds: options.mtime != estargz::Options::default().mtime, ..Ignore::default() };
+    let ignore = Ignore {
+        root: true,
+        nanoseconds: options.mtime != estargz::Options::default().mtime,
+        ..Ignore::default()
+    };
 
     let layers = runtime.block_on(async { layers(&scratch.path().join("layers")) });
     let source = Arc::new(MemorySource::new(blob.bytes.clone()));
@@ -113,7 +120,12 @@ fn round_trip(tree: &Tree, options: &Options, expected: impl FnOnce(&[u8], &Path
     runtime.block_on(layers.close());
 }
 
-fn check_random(cases: u32, trees: tree::Options, options: Options, expected: fn(&Tree, &[u8], &Path) -> Tree) {
+fn check_random(
+    cases: u32,
+    trees: tree::Options,
+    options: Options,
+    expected: fn(&Tree, &[u8], &Path) -> Tree,
+) {
     if !root_only() {
         return;
     }

@@ -24,6 +24,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         .out_dir(&scratch)
         .compile_fds(descriptors)?;
     let made = scratch.join("containerd.services.snapshots.v1.rs");
-    fs::copy(made, krate.join("tests/common/snapshots_client.rs"))?;
+    fs::copy(made, krate.join("tests/it/common/snapshots_client.rs"))?;
     Ok(())
 }

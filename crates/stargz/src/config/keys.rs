@@ -53,18 +53,20 @@ const WITH_EFFECT: &[&str] = &[
 pub fn at(text: &str, byte: usize) -> (usize, String) {
     let before = text.get(..byte).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
-    let key = text.lines().nth(line - 1).and_then(|text| text.split_once('=')).map_or(String::new(), |(key, _)| {
-        let table = before.lines().rev().find_map(|line| line.trim().strip_prefix('['));
-        let table = table.map_or("", |table| table.trim_matches(['[', ']', ' ']));
-        let dot = if table.is_empty() { "" } else { "." };
-        format!("{table}{dot}{}: ", key.trim())
-    });
+    let key =
+        text.lines().nth(line - 1).and_then(|text| text.split_once('=')).map_or(String::new(), |(key, _)| {
+            let table = before.lines().rev().find_map(|line| line.trim().strip_prefix('['));
+            let table = table.map_or("", |table| table.trim_matches(['[', ']', ' ']));
+            let dot = if table.is_empty() { "" } else { "." };
+            format!("{table}{dot}{}: ", key.trim())
+        });
     (line, key)
 }
 
 /// What to tell the author of a file about a key that was ignored.
 pub fn warning(text: &str, key: &str, path: &Path) -> String {
-    let at = line_of(text, key).map_or_else(|| path.display().to_string(), |line| format!("{}:{line}", path.display()));
+    let at = line_of(text, key)
+        .map_or_else(|| path.display().to_string(), |line| format!("{}:{line}", path.display()));
     let known = WITHOUT_EFFECT.iter().find(|(known, _)| key == *known || is_below(key, known));
     if let Some((_, why)) = known {
         return format!("{at}: {key} has no effect: {why}");

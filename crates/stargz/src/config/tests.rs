@@ -17,7 +17,10 @@ fn an_empty_file_means_the_documented_defaults() {
     assert_eq!(config.prefetch_timeout(), Duration::from_secs(10));
     let options = config.registry_options();
     assert_eq!(options.request_timeout, Duration::from_secs(30));
-    assert_eq!((options.retry.max_retries, options.retry.min_wait.as_millis(), options.retry.max_wait.as_secs()), (5, 30, 300));
+    assert_eq!(
+        (options.retry.max_retries, options.retry.min_wait.as_millis(), options.retry.max_wait.as_secs()),
+        (5, 30, 300)
+    );
 }
 
 #[test]
@@ -56,7 +59,9 @@ fn a_wrong_type_names_file_line_and_key() {
 
 #[test]
 fn keys_without_effect_and_unknown_ones_are_named_with_their_line() {
-    let loaded = read("prefetch_sise = 3\n[fuse]\npassthrough = true\n[blob]\nmax_retry = 3\nchunk_size = 4\nzzz = 1\n");
+    let loaded = read(
+        "prefetch_sise = 3\n[fuse]\npassthrough = true\n[blob]\nmax_retry = 3\nchunk_size = 4\nzzz = 1\n",
+    );
     let expected = [
         ("config.toml:1: unknown key prefetch_sise", "prefetch_size?"),
         ("config.toml:2: fuse has no effect", ""),
@@ -65,7 +70,11 @@ fn keys_without_effect_and_unknown_ones_are_named_with_their_line() {
         ("config.toml:7: unknown key blob.zzz", ""),
     ];
     for (start, end) in expected {
-        assert!(loaded.warnings.iter().any(|w| w.starts_with(start) && w.ends_with(end)), "{start}: {:?}", loaded.warnings);
+        assert!(
+            loaded.warnings.iter().any(|w| w.starts_with(start) && w.ends_with(end)),
+            "{start}: {:?}",
+            loaded.warnings
+        );
     }
     assert_eq!(loaded.warnings.len(), expected.len());
 }

@@ -66,12 +66,14 @@ impl Mounted {
         let cache = flags.cache.clone().unwrap_or_else(|| state.join("layers"));
         let read_timeout = loaded.config.fetch_timeout();
         let layers = Layers::open(LayersOptions { read_timeout, ..LayersOptions::new(cache) })?;
-        let resolved = resolve(&client, &reference, &image.layers, &layers, flags.skip_content_verify).await?;
+        let resolved =
+            resolve(&client, &reference, &image.layers, &layers, flags.skip_content_verify).await?;
 
         let (images, read_deadline) = (state.join("images"), read_timeout + Duration::from_secs(5));
         let (dir, state) = (dir.to_owned(), state.to_owned());
         tokio::task::spawn_blocking(move || {
-            let shelf = Arc::new(Shelf::open(images, SessionOptions { read_deadline, ..SessionOptions::default() })?);
+            let shelf =
+                Arc::new(Shelf::open(images, SessionOptions { read_deadline, ..SessionOptions::default() })?);
             let mut mounted = Mounted { dir, state, layers, shelf, lowers: Vec::new() };
             match mounted.mount(&resolved) {
                 Ok(()) => Ok(mounted),
@@ -99,7 +101,8 @@ impl Mounted {
 
     /// Takes everything down that is up. Blocks.
     fn unmount(&mut self) {
-        let failed = |error: &dyn std::fmt::Display| tracing::warn!(error = %error, "something stays mounted");
+        let failed =
+            |error: &dyn std::fmt::Display| tracing::warn!(error = %error, "something stays mounted");
         let still = mount::mounts_below(&self.dir).unwrap_or_default();
         if still.iter().any(|found| found.mount_point == self.dir)
             && let Err(error) = mount::unmount(&self.dir, UnmountMode::Lazy)

@@ -1,7 +1,5 @@
 //! EROFS mounts whose data comes from a file of a FUSE session, and what goes on top of them.
 
-mod common;
-
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -11,7 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use common::{Place, can_mount, runtime};
+use crate::common::{Place, can_mount, runtime};
 use mount::{
     BoxFuture, Ending, ErofsOptions, Fetched, Image, ImageServer, Session, SessionOptions, Source,
     UnmountMode, bind, mount_erofs, mount_overlay_ro, mounts_below, probe_erofs, unmount,

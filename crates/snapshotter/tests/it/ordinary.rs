@@ -1,7 +1,5 @@
 //! What containerd expects of any snapshotter: every call and every refusal, over a real socket.
 
-mod common;
-
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
@@ -9,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use common::{Labels, Life, Play, Root, labels, refused, shown};
+use crate::common::{Labels, Life, Play, Root, labels, refused, shown};
 use snapshotter::proto::snapshots::{CommitSnapshotRequest, Kind};
 use tonic::Code;
 

@@ -1,7 +1,5 @@
 //! Files of a FUSE session, as a reader sees them.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -9,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{Fetch, Local, Scripted, Served, can_mount, image, pattern_bytes};
+use crate::common::{Fetch, Local, Scripted, Served, can_mount, image, pattern_bytes};
 use mount::{Ending, SessionOptions, mounts_below};
 
 const MIB: usize = 1 << 20;
@@ -253,7 +251,7 @@ fn sessions_leak_neither_threads_nor_descriptors() {
     // In a process of its own: the other tests of this one open and close as they like.
     if std::env::var_os("LEAK_TEST_CHILD").is_none() {
         let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sessions_leak_neither_threads_nor_descriptors", "--nocapture"])
+            .args(["--exact", "images::sessions_leak_neither_threads_nor_descriptors", "--nocapture"])
             .env("LEAK_TEST_CHILD", "1")
             .status();
         assert!(status.unwrap().success());

@@ -1,10 +1,8 @@
 //! What a process leaves that dies between two steps, and what the next one makes of it. Mounts are real.
 
-mod common;
-
 use std::{fs, future::Future, path::Path, sync::Arc};
 
-use common::{Labels, Life, Play, Root, mountpoints, refused, shown};
+use crate::common::{Labels, Life, Play, Root, mountpoints, refused, shown};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use tempfile::TempDir;
 use tonic::Code;

@@ -1,7 +1,6 @@
 //! A real containerd that uses the service as its snapshotter. Needs root and Debian's packages `containerd`, `runc`
 //! and `busybox-static`; skipped, and said so, where they are missing.
 
-mod common;
 mod image;
 
 use std::{
@@ -12,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Labels, Life, Play, REMOTE, Root, SnapshotsClient, TARGET, labels, mountpoints, refused};
+use crate::common::{
+    Labels, Life, Play, REMOTE, Root, SnapshotsClient, TARGET, labels, mountpoints, refused,
+};
 use image::{Image, Layer};
 use snapshotter::proto::snapshots::{
     Info, PrepareSnapshotRequest, StatSnapshotRequest, UpdateSnapshotRequest,

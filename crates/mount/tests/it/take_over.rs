@@ -1,7 +1,5 @@
 //! A process that serves a session is killed while a read hangs in it; another one goes on.
 
-mod common;
-
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
@@ -9,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Fetch, Place, Scripted, can_mount, image, pattern_bytes, runtime};
+use crate::common::{Fetch, Place, Scripted, can_mount, image, pattern_bytes, runtime};
 use mount::{Ending, ImageServer, Negotiated, Session, SessionOptions, unmount};
 
 const SIZE: u64 = 64 * 1024;
@@ -46,6 +44,32 @@ fn child() {
     std::thread::park();
 }
 
+/// Aborts the session if the test takes too long. A read that nobody answers while somebody holds the device cannot be
+/// killed, and neither can the process that waits for it.
+struct Watchdog(Option<std::sync::mpsc::Sender<()>>);
+
+impl Watchdog {
+    fn start(target: &std::path::Path) -> Self {
+        let (alive, ended) = std::sync::mpsc::channel::<()>();
+        let target = target.to_owned();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(Duration::from_secs(60)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
+                eprintln!("take-over hangs, aborting the session");
+                let _ = rustix::mount::unmount(&target, rustix::mount::UnmountFlags::FORCE);
+            }
+        });
+        Self(Some(alive))
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        // The thread ends when the channel closes.
+        self.0.take();
+    }
+}
+
 struct Server {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
@@ -56,7 +80,7 @@ impl Server {
         let Negotiated { major, minor, flags, max_pages, max_readahead } = session.negotiated();
         let handed = format!("{} {major} {minor} {flags} {max_pages} {max_readahead}", target.display());
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--nocapture"])
+            .args(["--exact", "take_over::child", "--nocapture"])
             .env(CHILD, handed)
             .stdin(Stdio::from(session.fd().try_clone_to_owned().unwrap()))
             .stdout(Stdio::null())
@@ -85,6 +109,7 @@ fn a_read_survives_the_death_of_two_servers() {
     }
     let place = Place::new();
     let target = place.dir("fuse");
+    let _watchdog = Watchdog::start(&target);
     let session = Session::mount(&target, options()).unwrap();
     let mut first = Server::start(&target, &session);
     first.wait_for("serving");
@@ -119,6 +144,7 @@ fn a_server_that_hands_over_leaves_its_reads_to_the_next() {
     }
     let place = Place::new();
     let target = place.dir("fuse");
+    let _watchdog = Watchdog::start(&target);
     let session = Session::mount(&target, options()).unwrap();
     let fd = session.fd().try_clone_to_owned().unwrap();
     let negotiated = session.negotiated();

@@ -1,10 +1,8 @@
 //! Lazily mounted layers: how they are made, when they can be used, and what failures leave.
 
-mod common;
-
 use std::{sync::Arc, time::Duration};
 
-use common::{Labels, Life, Play, REMOTE, Root, TARGET, labels, refused, shown};
+use crate::common::{Labels, Life, Play, REMOTE, Root, TARGET, labels, refused, shown};
 use snapshotter::{Options, proto::snapshots::Kind};
 use tonic::Code;
 

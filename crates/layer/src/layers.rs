@@ -31,7 +31,7 @@ pub struct LayersOptions {
     pub tail: u64,
     /// Largest compressed TOC, bytes.
     pub toc_max: u64,
-    /// Requests for contents at once, over all layers.
+    /// Requests for contents at once, for each layer.
     pub requests: usize,
     /// Decompressions at once, over all layers.
     pub decoders: usize,
@@ -52,7 +52,7 @@ impl LayersOptions {
             limits: format::Limits::default(),
             tail: 256 << 10,
             toc_max: 128 << 20,
-            requests: 16,
+            requests: 8,
             decoders: cores * 2,
             read_timeout: Duration::from_secs(300),
             attempts: 5,
@@ -128,7 +128,7 @@ impl Layers {
         }
         let dirty = Arc::new(Notify::new());
         let engine = EngineOptions {
-            requests: Arc::new(Semaphore::new(options.requests)),
+            requests: options.requests,
             decoders: Arc::new(Semaphore::new(options.decoders)),
             read_timeout: options.read_timeout,
             attempts: options.attempts,

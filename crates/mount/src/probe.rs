@@ -23,11 +23,13 @@ pub enum Reason {
         "the kernel cannot mount EROFS from a file (Linux 6.12 or newer with CONFIG_EROFS_FS_BACKED_BY_FILE)"
     )]
     NoFileBacked(#[source] Error),
-    /// The directory is on a stacked filesystem.
-    #[error("{} is on overlayfs, and the kernel does not stack EROFS and another overlay on top", dir.display())]
-    Stacked {
+    /// The directory is on a filesystem whose files the kernel does not take.
+    #[error("{} is on {fs}, and the kernel does not mount EROFS from files there", dir.display())]
+    Unsuitable {
         /// The directory that was tried.
         dir: PathBuf,
+        /// The kind of filesystem.
+        fs: &'static str,
         /// What failed.
         source: Error,
     },
@@ -76,15 +78,23 @@ fn reason(error: Error, dir: &Path) -> Reason {
         Some(Errno::NODEV) => Reason::NoErofs(error),
         Some(Errno::NOSYS) => Reason::NoMountCalls(error),
         Some(Errno::PERM | Errno::ACCESS) => Reason::NotPermitted(error),
-        Some(Errno::NOTBLK) if is_overlay(dir) => Reason::Stacked { dir: dir.to_path_buf(), source: error },
-        Some(Errno::NOTBLK) => Reason::NoFileBacked(error),
+        Some(Errno::NOTBLK) => match unsuitable(dir) {
+            Some(fs) => Reason::Unsuitable { dir: dir.to_path_buf(), fs, source: error },
+            None => Reason::NoFileBacked(error),
+        },
         _ => Reason::Other(error),
     }
 }
 
-/// By the magic number of overlayfs in `statfs(2)`.
-fn is_overlay(dir: &Path) -> bool {
-    rustix::fs::statfs(dir).is_ok_and(|stat| stat.f_type == 0x794c_7630)
+/// The name of the filesystem below, if it is one that is refused: overlayfs because an overlay of ours goes on top and
+/// the kernel stacks no more than two, tmpfs because its files cannot be read the way that EROFS reads them.
+fn unsuitable(dir: &Path) -> Option<&'static str> {
+    match rustix::fs::statfs(dir).ok()?.f_type {
+        // The magic numbers of `statfs(2)`.
+        0x794c_7630 => Some("overlayfs"),
+        0x0102_1994 => Some("tmpfs"),
+        _ => None,
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {

@@ -61,6 +61,12 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     }
     make_private_dir(&paths.root)?;
 
+    let root = paths.root.clone();
+    if let Err(reason) = tokio::task::spawn_blocking(move || mount::probe_erofs(&root)).await? {
+        let reason = anyhow::Error::from(reason);
+        tracing::error!("layers cannot be mounted lazily here, so images are pulled in full: {reason:#}");
+    }
+
     let layers = Layers::open(layers_options(&config, &paths.root))?;
     let images = paths.root.join("images");
     let read_deadline = config.fetch_timeout() + READ_GRACE;

@@ -1,9 +1,10 @@
 //! The input and output of the engine.
 //!
 //! Who owns what: the engine's state is behind two short locks ([`Flights`] and the read-ahead), neither held over an
-//! await. A job owns its tickets; its task is owned by the engine and ends with it. Requests and decompression are
-//! bounded by permits shared by all layers, and a job waits for a permit before it reads on, so the memory in use is
-//! bounded by permits times [`super::decode`]'s limit, whatever the number of readers.
+//! await. A job owns its tickets; its task is owned by the engine and ends with it. Requests are bounded for each layer,
+//! so that a registry that hangs holds up its own layers only; decompression, which never waits for anybody, is bounded
+//! for all of them together. A job waits for a permit before it reads on, so memory is bounded by permits times
+//! [`super::decode`]'s limit, whatever the number of readers.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,12 +23,12 @@ use crate::error::{Error, Kind};
 use crate::image::ImageFiles;
 use crate::source::BlobSource;
 
-/// Limits of the engine. Permits are shared by all layers.
+/// Limits of the engine.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Requests at once.
-    pub requests: Arc<Semaphore>,
-    /// Decompressions at once.
+    /// Requests at once, for this layer.
+    pub requests: usize,
+    /// Decompressions at once, shared by all layers.
     pub decoders: Arc<Semaphore>,
     /// After this a read that waits fails.
     pub read_timeout: Duration,
@@ -48,6 +49,7 @@ pub struct Engine {
     ahead: Mutex<(Link, Streams)>,
     /// The store ignores ranges: one request brings everything.
     whole_only: AtomicBool,
+    permits: Arc<Semaphore>,
     fetched: AtomicU64,
     requests: AtomicU64,
     dirty: AtomicBool,
@@ -63,6 +65,7 @@ impl Engine {
             flights: Arc::default(),
             ahead: Mutex::default(),
             whole_only: AtomicBool::new(false),
+            permits: Arc::new(Semaphore::new(options.requests)),
             fetched: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
@@ -207,7 +210,7 @@ impl Engine {
 
     /// Fetches the spans of these tickets (ascending) and lands every ticket.
     async fn run(self: Arc<Self>, mut tickets: Vec<Ticket>) {
-        let Ok(_permit) = self.options.requests.clone().acquire_owned().await else { return };
+        let Ok(_permit) = self.permits.clone().acquire_owned().await else { return };
         // Bytes that fail verification are asked for once more: a proxy on the way may have broken them.
         for last in [false, true] {
             let failed = self.fetch(tickets).await;

@@ -195,3 +195,28 @@ async fn the_prefetch_ends_at_the_landmark() {
     assert_eq!(source.take_reads(), []);
     assert!(!layer.complete());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_whose_store_hangs_does_not_hold_up_another() {
+    let root = tempfile::tempdir().unwrap();
+    let layers = layers(root.path());
+    let (tree, good) = blob(&chunked());
+    let (_, bad) = blob(&Options::default());
+    let hanging = Arc::new(MemorySource::new(bad.bytes.clone()));
+    let stuck = resolve(&layers, &bad, hanging.clone()).await.unwrap();
+    let layer = resolve(&layers, &good, Arc::new(MemorySource::new(good.bytes.clone()))).await.unwrap();
+    for _ in 0..100 {
+        hanging.fault(Fault::Hang);
+    }
+    let readers: Vec<_> = (0..40)
+        .map(|number| {
+            let stuck = stuck.clone();
+            tokio::spawn(async move { read_file(&stuck, &format!("small/{number:02}")).await })
+        })
+        .collect();
+    while hanging.reads.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(read_file(&layer, "large").await.unwrap(), expected(&tree, "large"));
+    readers.iter().for_each(tokio::task::JoinHandle::abort);
+}

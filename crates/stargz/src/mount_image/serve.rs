@@ -65,13 +65,14 @@ impl Mounted {
         let image = client.image(&reference, &Platform::host()).await?;
         let cache = flags.cache.clone().unwrap_or_else(|| state.join("layers"));
         let read_timeout = loaded.config.fetch_timeout();
-        let layers = Layers::open(LayersOptions { read_timeout, ..LayersOptions::new(cache) })?;
+        let layers = Layers::open(LayersOptions { read_timeout, ..LayersOptions::new(cache.clone()) })?;
         let resolved =
             resolve(&client, &reference, &image.layers, &layers, flags.skip_content_verify).await?;
 
         let (images, read_deadline) = (state.join("images"), read_timeout + Duration::from_secs(5));
         let (dir, state) = (dir.to_owned(), state.to_owned());
         tokio::task::spawn_blocking(move || {
+            mount::probe_erofs(&cache).context("images cannot be mounted here")?;
             let shelf =
                 Arc::new(Shelf::open(images, SessionOptions { read_deadline, ..SessionOptions::default() })?);
             let mut mounted = Mounted { dir, state, layers, shelf, lowers: Vec::new() };

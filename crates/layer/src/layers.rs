@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -107,13 +108,15 @@ impl Layers {
     pub fn open(options: LayersOptions) -> Result<Arc<Layers>, Error> {
         let root = &options.root;
         let io = |error| Error::disk(format!("open layer root {}", root.display()), error);
-        fs::create_dir_all(root).map_err(io)?;
+        // Contents are here without the modes that they have inside the image.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(io)?;
+        fs::set_permissions(root, fs::Permissions::from_mode(0o700)).map_err(io)?;
         let lock = File::create(root.join("lock")).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 let what = format!(
-                    "{} is in use by another process; stop it, or choose another root",
+                    "{} is in use by another process; stop it, or choose another directory",
                     root.display()
                 );
                 return Err(Error::new(Kind::Disk, what));

@@ -61,8 +61,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/containerd-stargz-grpc/config.toml";
     version = VERSION,
     max_term_width = 100,
     about = "Remote snapshotter of containerd: containers start before their image is downloaded",
-    after_help = "Flags may be written with one dash or two. The daemon ends on SIGTERM (mounts stay) and on SIGINT \
-                  (everything is unmounted)."
+    after_help = "Flags may be written with one dash or two. SIGTERM ends the daemon and leaves layers mounted: \
+                  containers go on with what is complete or cached. SIGINT unmounts everything."
 )]
 pub struct SnapshotterProgram {
     /// Flags.

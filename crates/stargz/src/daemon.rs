@@ -34,12 +34,15 @@ pub struct Paths {
 
 /// A read that waits gets this much longer than the fetch under it, so that the fetch's own error is what is reported.
 const READ_GRACE: Duration = Duration::from_secs(5);
+/// What a check may take besides the wait for a prefetch.
+const CHECK_GRACE: Duration = Duration::from_secs(30);
 /// How long requests that are under way may go on when the daemon stops.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// How the daemon was told to stop.
 enum Stop {
-    /// SIGTERM: mounts stay, for containers that run on what is local.
+    /// SIGTERM: mounts stay. Containers go on with complete layers and with what is in the page cache; other reads fail,
+    /// since nobody keeps the FUSE session yet.
     Keep,
     /// SIGINT: nothing stays mounted.
     Clean,
@@ -59,16 +62,19 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("must run as root: mounting layers needs CAP_SYS_ADMIN");
     }
-    make_private_dir(&paths.root)?;
-
-    let root = paths.root.clone();
-    if let Err(reason) = tokio::task::spawn_blocking(move || mount::probe_erofs(&root)).await? {
+    let root = std::path::absolute(&paths.root).context("cannot tell where the root directory is")?;
+    make_root(&root)?;
+    // What can be wrong with the configuration is found before anything is mounted.
+    let client = registry::Client::new(config.registry_options(), keychain::from_environment())
+        .with_context(|| format!("cannot use the registries in {}", paths.config.display()))?;
+    let probed = root.clone();
+    if let Err(reason) = tokio::task::spawn_blocking(move || mount::probe_erofs(&probed)).await? {
         let reason = anyhow::Error::from(reason);
         tracing::error!("layers cannot be mounted lazily here, so images are pulled in full: {reason:#}");
     }
 
-    let layers = Layers::open(layers_options(&config, &paths.root))?;
-    let images = paths.root.join("images");
+    let layers = Layers::open(layers_options(&config, &root))?;
+    let images = root.join("images");
     let read_deadline = config.fetch_timeout() + READ_GRACE;
     let shelf = tokio::task::spawn_blocking(move || {
         Shelf::open(images, SessionOptions { read_deadline, ..SessionOptions::default() })
@@ -76,23 +82,40 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     .await?
     .context("cannot serve layers: is the fuse module loaded?")?;
     let shelf = Arc::new(shelf);
-    let client = registry::Client::new(config.registry_options(), keychain::from_environment())?;
     let fs = LazyFs::new(client, layers.clone(), shelf.clone(), policy(&config));
+    let served = serve(paths, &root, &config, &fs, &mut stop).await;
+    layers.close().await;
+    let closed = tokio::task::spawn_blocking(move || shelf.close()).await?;
+    let how = served?;
+    closed?;
+    if let Stop::Clean = how {
+        socket::remove(&paths.address);
+    }
+    Ok(())
+}
 
+/// Brings the snapshots to order and serves them until it is told to stop.
+async fn serve(
+    paths: &Paths,
+    root: &Path,
+    config: &Config,
+    fs: &Arc<LazyFs>,
+    stop: &mut Stops,
+) -> anyhow::Result<Stop> {
     let options = snapshotter::Options {
         // A layer that cannot be restored is tried again when it is needed, so it never keeps the others down.
         allow_invalid_mounts_on_restart: true,
-        ..snapshotter::Options::new(paths.root.join("snapshotter"))
+        // A check waits for the prefetch, and must not be cut off by that.
+        check_timeout: config.prefetch_timeout() + CHECK_GRACE,
+        ..snapshotter::Options::new(root.join("snapshotter"))
     };
     let filesystem = Arc::new(SharedFs(fs.clone()));
-    let snapshotter = tokio::task::spawn_blocking(move || Snapshotter::open(options, filesystem))
-        .await?
-        .context("cannot open snapshots")?;
+    let snapshotter =
+        tokio::task::spawn_blocking(move || Snapshotter::open(options, filesystem)).await?.context("cannot open snapshots")?;
     let restored = snapshotter.restore().await?;
     if restored.failed.is_empty() {
         fs.remove_orphans().await;
-    }
-    if !restored.failed.is_empty() && !config.snapshotter.allow_invalid_mounts_on_restart {
+    } else if !config.snapshotter.allow_invalid_mounts_on_restart {
         tracing::error!(
             failed = restored.failed.len(),
             "some layers are not mounted; containers that need them are refused until they are"
@@ -106,7 +129,7 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
         let _ = stopped.await;
     };
     let mut server = tokio::spawn(snapshotter::serve(snapshotter.clone(), listener, shutdown));
-    tracing::info!(address = %paths.address.display(), root = %paths.root.display(), restored = restored.restored, "serving snapshots");
+    tracing::info!(address = %paths.address.display(), root = %root.display(), restored = restored.restored, "serving snapshots");
     notify(sd_notify::NotifyState::Ready);
     let how = tokio::select! {
         how = stop.next() => how,
@@ -122,15 +145,9 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
         tracing::warn!("requests were still under way, dropping them");
     }
     if let Stop::Clean = how {
-        let report = snapshotter.close().await?;
-        tracing::info!(unmounted = report.unmounted, failed = report.failed, "unmounted layers");
+        snapshotter.close().await?;
     }
-    layers.close().await;
-    tokio::task::spawn_blocking(move || shelf.close()).await??;
-    if let Stop::Clean = how {
-        socket::remove(&paths.address);
-    }
-    Ok(())
+    Ok(how)
 }
 
 fn layers_options(config: &Config, root: &Path) -> LayersOptions {
@@ -151,8 +168,9 @@ fn policy(config: &Config) -> Policy {
     }
 }
 
-/// Containers' files are below: nobody but root may enter.
-fn make_private_dir(root: &Path) -> anyhow::Result<()> {
+/// Makes the root. Others may pass through, as containers in user namespaces do on the way to their snapshots; what
+/// lies below has its own modes.
+fn make_root(root: &Path) -> anyhow::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o711)

@@ -163,8 +163,8 @@ impl Tables {
         let file = File::open(path).map_err(io)?;
         #[allow(unsafe_code)]
         // SAFETY: a map of a file is sound as long as nobody truncates or changes the file. This one is published by
-        // a rename after its last write, is never written again by this program, and lies in a directory that only
-        // the owner of the root can enter. Removing the layer unlinks it, which leaves the map valid.
+        // a rename after its last write, is never written again by this program, and lies in a directory that nobody
+        // but root can enter (`Layers::open` sees to it). Removing the layer unlinks it, which leaves the map valid.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         let broken = || Error::new(Kind::Format, format!("{} is not a chunk table", path.display()));
         let (header, rest) = Header::ref_from_prefix(&map).map_err(|_| broken())?;

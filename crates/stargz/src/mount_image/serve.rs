@@ -13,26 +13,29 @@ use registry::{Client, Descriptor, Platform, Reference};
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config;
+use super::state::State;
+use crate::config::Config;
 use crate::keychain;
 use crate::shelf::Shelf;
 
 const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
 
-/// Mounts the image at `dir`, says so by `ready`, and serves it until it is unmounted or a signal asks to end.
-pub async fn run(flags: &crate::cli::Mount, dir: &Path, state: &Path, ready: fn()) -> anyhow::Result<()> {
+/// Mounts the image at `dir`, says so by `ready`, and serves it until it is unmounted or a signal asks to end. What is
+/// left of the state is the caller's to clear.
+pub async fn run(
+    flags: &crate::cli::Mount,
+    reference: &Reference,
+    config: &Config,
+    dir: &Path,
+    state: &State,
+    ready: fn(),
+) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     // Away from the terminal, so that it does not end with it. Fails for a process that leads its group already.
     let _ = rustix::process::setsid();
-    let mounted = Mounted::new(flags, dir, state).await;
-    let mounted = match mounted {
-        Ok(mounted) => mounted,
-        Err(error) => {
-            remove(state);
-            return Err(error);
-        }
-    };
+    state.make()?;
+    let mounted = Mounted::new(flags, reference, config, dir, state).await?;
     ready();
     let gone = wait_until_unmounted(dir.to_owned());
     tokio::select! {
@@ -46,7 +49,7 @@ pub async fn run(flags: &crate::cli::Mount, dir: &Path, state: &Path, ready: fn(
 /// An image that is mounted.
 struct Mounted {
     dir: PathBuf,
-    state: PathBuf,
+    state: State,
     layers: Arc<Layers>,
     shelf: Arc<Shelf>,
     /// Where the single layers are mounted, the topmost first.
@@ -54,23 +57,27 @@ struct Mounted {
 }
 
 impl Mounted {
-    async fn new(flags: &crate::cli::Mount, dir: &Path, state: &Path) -> anyhow::Result<Mounted> {
-        let reference: Reference = flags.reference.parse()?;
-        let loaded = config::load(&flags.config, flags.config == Path::new(crate::cli::DEFAULT_CONFIG))?;
-        let mut options = loaded.config.registry_options();
+    async fn new(
+        flags: &crate::cli::Mount,
+        reference: &Reference,
+        config: &Config,
+        dir: &Path,
+        state: &State,
+    ) -> anyhow::Result<Mounted> {
+        let mut options = config.registry_options();
         if flags.plain_http {
             options.plain_http_hosts.insert(reference.api_host().to_owned());
         }
         let client = Client::new(options, keychain::from_environment())?;
-        let image = client.image(&reference, &Platform::host()).await?;
-        let cache = flags.cache.clone().unwrap_or_else(|| state.join("layers"));
-        let read_timeout = loaded.config.fetch_timeout();
+        let image = client.image(reference, &Platform::host()).await?;
+        let cache = flags.cache.clone().unwrap_or_else(|| state.dir().join("layers"));
+        let read_timeout = config.fetch_timeout();
         let layers = Layers::open(LayersOptions { read_timeout, ..LayersOptions::new(cache.clone()) })?;
         let resolved =
-            resolve(&client, &reference, &image.layers, &layers, flags.skip_content_verify).await?;
+            resolve(&client, reference, &image.layers, &layers, flags.skip_content_verify).await?;
 
-        let (images, read_deadline) = (state.join("images"), read_timeout + Duration::from_secs(5));
-        let (dir, state) = (dir.to_owned(), state.to_owned());
+        let (images, read_deadline) = (state.dir().join("images"), read_timeout + Duration::from_secs(5));
+        let (dir, state) = (dir.to_owned(), state.clone());
         tokio::task::spawn_blocking(move || {
             mount::probe_erofs(&cache).context("images cannot be mounted here")?;
             let shelf =
@@ -91,7 +98,7 @@ impl Mounted {
     fn mount(&mut self, resolved: &[Arc<Layer>]) -> anyhow::Result<()> {
         for (number, layer) in resolved.iter().enumerate() {
             // Short names: the options of an overlay end at one page on some kernels.
-            let path = self.state.join(number.to_string());
+            let path = self.state.dir().join(number.to_string());
             std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
             self.shelf.show(layer, &path)?;
             self.lowers.insert(0, path);
@@ -122,13 +129,7 @@ impl Mounted {
 
     async fn close(mut self) -> anyhow::Result<()> {
         self.layers.close().await;
-        tokio::task::spawn_blocking(move || {
-            self.unmount();
-            remove(&self.state);
-            // Only there for one that was started in the background.
-            let _ = std::fs::remove_file(self.state.with_extension("log"));
-        })
-        .await?;
+        tokio::task::spawn_blocking(move || self.unmount()).await?;
         Ok(())
     }
 }
@@ -185,12 +186,4 @@ async fn wait_until_unmounted(dir: PathBuf) -> anyhow::Result<()> {
         }
     })
     .await?
-}
-
-fn remove(state: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(state)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(dir = %state.display(), %error, "state is left behind");
-    }
 }

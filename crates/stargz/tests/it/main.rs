@@ -1,4 +1,9 @@
 //! The executable as people meet it: real mounts, a registry that misbehaves, signals and sockets.
 
+
+mod daemon;
 mod harness;
+mod lies;
+mod lifecycle;
 mod mount_time;
+mod read_time;

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use testkit::Registry;
 
 pub use process::{Running, Said, run};
-pub use system::{mounts_below, peak_memory, processes_that_name, state_of};
+pub use system::{kill, mounts_below, peak_memory, processes_that_name, state_of, wait_until};
 
 /// The executable under test.
 pub const STARGZ: &str = env!("CARGO_BIN_EXE_stargz");
@@ -197,7 +197,7 @@ impl Scene {
         let state = state_of(dir);
         let log = state.with_extension("log");
         // The process in the background ends after its state is gone.
-        system::wait_until(Duration::from_secs(2), || processes_that_name(dir).is_empty());
+        wait_until(Duration::from_secs(2), || processes_that_name(dir).is_empty());
         assert_eq!(processes_that_name(dir), Vec::<u32>::new(), "processes");
         assert_eq!((mounts_below(dir), mounts_below(&state)), (Vec::new(), Vec::new()), "mounts");
         assert!(!state.exists(), "{} is left", state.display());
@@ -207,9 +207,9 @@ impl Scene {
     /// Kills what works in the scene, then detaches what is mounted, then removes state. Safe to call twice.
     fn tear_down(&self) {
         for pid in processes_that_name(&self.root) {
-            system::kill(pid, rustix::process::Signal::KILL);
+            kill(pid, rustix::process::Signal::KILL);
         }
-        system::wait_until(Duration::from_secs(2), || processes_that_name(&self.root).is_empty());
+        wait_until(Duration::from_secs(2), || processes_that_name(&self.root).is_empty());
         let points = self.mount_points.lock().expect("no panics under this lock").clone();
         let states: Vec<_> = points.iter().map(|dir| state_of(dir)).collect();
         for prefix in states.iter().chain([&self.root]) {
@@ -230,5 +230,3 @@ impl Drop for Scene {
         self.tear_down();
     }
 }
-
-pub use system::{kill, wait_until};

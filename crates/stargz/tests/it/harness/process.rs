@@ -76,7 +76,15 @@ impl Running {
     /// # Panics
     /// When it cannot be started.
     pub fn start(command: &mut Command) -> Running {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running::start_with_input(command, Stdio::null())
+    }
+
+    /// Starts a command.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_with_input(command: &mut Command, input: Stdio) -> Running {
+        let command = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdout = Collected::of(child.stdout.take().expect("it is piped"));
         let stderr = Collected::of(child.stderr.take().expect("it is piped"));

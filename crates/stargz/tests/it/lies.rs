@@ -60,9 +60,11 @@ fn a_lie_about_contents_fails_reads_of_that_file_only() {
     scene(30, |scene| {
         for lie in [Lie::ChunkDigest, Lie::ChunkBytes] {
             let blob = lie.blob();
-            let dir = scene.mount(&scene.registry.push("lies", &format!("{lie:?}"), &with_honest_base(&blob)));
+            let dir =
+                scene.mount(&scene.registry.push("lies", &format!("{lie:?}"), &with_honest_base(&blob)));
             for _ in 0..2 {
-                let error = fs::read(dir.join("victim")).expect_err("its first chunk is not what its digest says");
+                let error =
+                    fs::read(dir.join("victim")).expect_err("its first chunk is not what its digest says");
                 assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()), "{lie:?}");
             }
             let model = hostile_tree();
@@ -85,7 +87,8 @@ fn a_zero_bomb_is_read_in_bounded_memory() {
         let mut peaks = BTreeMap::new();
         for claimed in [hostile::CLAIMED_4_KIB, hostile::CLAIMED_ALL] {
             let bomb = hostile::zero_bomb(claimed);
-            let dir = scene.mount(&scene.registry.push("bomb", &claimed.to_string(), &with_honest_base(&bomb)));
+            let dir =
+                scene.mount(&scene.registry.push("bomb", &claimed.to_string(), &with_honest_base(&bomb)));
             let server = scene.server_of(&dir);
             let read = read_zeros(&dir.join("bomb"));
             peaks.insert(claimed, peak_memory(server) >> 20);

@@ -3,16 +3,21 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
 use testkit::registry::{Fault, Rule};
 
 use crate::harness::images::Model;
-use crate::harness::{Running, Scene, kill, mounts_below, processes_that_name, scene, wait_until};
+use crate::harness::{Running, Scene, kill, mounts_below, processes_that_name, scene, state_of, wait_until};
 
+const EIO: i32 = Errno::IO.raw_os_error();
+const ENOSPC: i32 = Errno::NOSPC.raw_os_error();
 /// For things that need no network and wait for nobody.
 const SOON: Duration = Duration::from_secs(3);
 
@@ -100,7 +105,9 @@ fn a_signal_ends_a_mount_that_is_not_ready_yet() {
             scene.registry.fault(Rule::new(path, Fault::StallHeaders(Duration::from_secs(60))));
             scene.registry.clear_requests();
             let serving = scene.mount_in_foreground(&reference, &dir);
-            assert!(scene.registry.wait_for(SOON, |seen| seen.iter().any(|request| request.path.contains(path))));
+            assert!(
+                scene.registry.wait_for(SOON, |seen| seen.iter().any(|request| request.path.contains(path)))
+            );
             serving.signal(Signal::TERM);
             serving.end(SOON);
             nothing_left_soon(scene, &dir);
@@ -108,7 +115,9 @@ fn a_signal_ends_a_mount_that_is_not_ready_yet() {
             // The command that waits in the terminal is interrupted: what it started must not mount later.
             scene.registry.clear_requests();
             let waiting = Running::start(&mut scene.mount_command(&reference, &dir));
-            assert!(scene.registry.wait_for(SOON, |seen| seen.iter().any(|request| request.path.contains(path))));
+            assert!(
+                scene.registry.wait_for(SOON, |seen| seen.iter().any(|request| request.path.contains(path)))
+            );
             waiting.signal(Signal::INT);
             waiting.end(SOON);
             scene.registry.clear_faults();
@@ -210,7 +219,9 @@ fn a_cache_serves_what_was_read_without_the_registrys_blobs() {
         scene.umount(&dir, &[]).succeeded();
         scene.assert_nothing_left(&dir);
 
-        scene.registry.fault(Rule::new("/blobs/", Fault::Status(503)));
+        for blob in &Model::usual().blobs {
+            scene.registry.fault(Rule::new(blob.digest.to_string(), Fault::Status(503)));
+        }
         scene.mount_at(&reference, &dir, &flags);
         for (path, before) in read.iter().zip(before) {
             assert!(fs::read(dir.join(path)).unwrap() == before, "{path}");
@@ -229,7 +240,9 @@ fn a_cache_serves_what_was_read_without_the_registrys_blobs() {
         scene.registry.clear_requests();
         scene.mount_at(&reference, &dir, &flags);
         Model::usual().assert_at(&dir);
-        assert_eq!(scene.registry.requests_to("/blobs/"), Vec::new());
+        for blob in &Model::usual().blobs {
+            assert_eq!(scene.registry.requests_to(&blob.digest.to_string()), Vec::new());
+        }
         scene.umount(&dir, &[]).succeeded();
         scene.assert_nothing_left(&dir);
     });
@@ -253,6 +266,7 @@ fn a_cache_survives_the_death_of_its_process() {
             thread::sleep(Duration::from_millis(30));
             kill(server, Signal::KILL);
             assert!(wait_until(SOON, || reader.is_finished()), "a reader hangs");
+            assert!(wait_until(SOON, || processes_that_name(&dir).is_empty()));
             rustix::mount::unmount(&dir, UnmountFlags::DETACH).unwrap();
         }
         scene.mount_at(&reference, &dir, &flags);
@@ -260,4 +274,83 @@ fn a_cache_survives_the_death_of_its_process() {
         scene.umount(&dir, &[]).succeeded();
         scene.assert_nothing_left(&dir);
     });
+}
+
+/// A file system of a few megabytes at a new directory; none where that takes tools or devices that are missing.
+fn small_disk(scene: &Scene, mib: u64) -> Option<PathBuf> {
+    let (image, dir) = (scene.path("disk.img"), scene.mount_point("disk"));
+    File::create(&image).unwrap().set_len(mib << 20).unwrap();
+    let made = Command::new("mkfs.ext4").args(["-q", "-F", "-O", "^has_journal"]).arg(&image).status();
+    let mounted = made.is_ok_and(|status| status.success())
+        && Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(&image)
+            .arg(&dir)
+            .status()
+            .is_ok_and(|status| status.success());
+    mounted.then_some(dir)
+}
+
+#[test]
+fn a_full_disk_is_an_error_for_what_does_not_fit_and_nothing_else() {
+    scene(40, |scene| {
+        let Some(disk) = small_disk(scene, 2) else {
+            eprintln!("skipped: no small file system can be made here (mkfs.ext4, a loop device)");
+            return;
+        };
+        let reference = push_usual(scene);
+        let dir = scene.mount_point("mnt");
+        let cache = disk.join("cache");
+        scene.mount_at(&reference, &dir, &["--cache", cache.to_str().unwrap()]);
+        let server = scene.server_of(&dir);
+        let failed = Model::usual().unreadable_at(&dir);
+        eprintln!("does not fit: {failed:?}");
+        assert!(failed.contains_key("opt/data"), "{failed:?}");
+        assert!(failed.values().all(|errno| [EIO, ENOSPC].contains(errno)), "{failed:?}");
+        let log = fs::read_to_string(state_of(&dir).with_extension("log")).unwrap();
+        assert!(log.contains("No space left"), "{log}");
+        assert_eq!(scene.server_of(&dir), server);
+        scene.umount(&dir, &[]).succeeded();
+        scene.assert_nothing_left(&dir);
+    });
+}
+
+/// A frozen process, as one in a paused cgroup, is a pause for readers and nothing worse.
+#[test]
+fn a_serving_process_that_is_frozen_goes_on_where_it_was() {
+    scene(30, |scene| {
+        let dir = scene.mount(&push_usual(scene));
+        let server = scene.server_of(&dir);
+        kill(server, Signal::STOP);
+        let reader = {
+            let dir = dir.clone();
+            thread::spawn(move || fs::read(dir.join("bin/tool")).map(|bytes| bytes.len()).ok())
+        };
+        thread::sleep(Duration::from_millis(300));
+        assert!(!reader.is_finished(), "nobody could answer");
+        kill(server, Signal::CONT);
+        assert_eq!(reader.join().unwrap(), Some(700_000));
+        Model::usual().assert_at(&dir);
+    });
+}
+
+/// The promise that this test binary makes to the machine: whatever hangs is ended, and nothing stays mounted.
+#[test]
+fn a_test_that_hangs_is_ended_and_cleaned_up_after() {
+    let (tell, told) = mpsc::channel();
+    let ended = std::panic::catch_unwind(move || {
+        scene(2, move |scene| {
+            let dir = scene.mount(&push_usual(scene));
+            tell.send(dir.clone()).unwrap();
+            kill(scene.server_of(&dir), Signal::STOP);
+            fs::read(dir.join("bin/tool")).unwrap();
+        });
+    });
+    // Nothing is told where tests are skipped.
+    if let Ok(dir) = told.try_recv() {
+        assert!(ended.is_err());
+        assert_eq!(processes_that_name(&dir), Vec::<u32>::new());
+        assert_eq!((mounts_below(&dir), mounts_below(&state_of(&dir))), (Vec::new(), Vec::new()));
+        assert!(!state_of(&dir).exists() && !dir.exists());
+    }
 }

@@ -1,6 +1,5 @@
 //! The executable as people meet it: real mounts, a registry that misbehaves, signals and sockets.
 
-
 mod daemon;
 mod harness;
 mod lies;

@@ -7,8 +7,8 @@ use testkit::image::{self, Image, Layer};
 use testkit::registry::{Auth, Fault, Rule};
 use testkit::tarball;
 
-use crate::harness::images::Model;
-use crate::harness::{HASTY, Said, Scene, run, scene};
+use crate::harness::images::{Model, usual_layers};
+use crate::harness::{HASTY, Said, Scene, mounts_below, run, scene};
 
 /// What HASTY allows for one request with its retries, and time to start two processes.
 const BOUND: Duration = Duration::from_secs(8);
@@ -65,7 +65,8 @@ fn missing_and_wrong_credentials_are_told_apart() {
             let _ = std::fs::remove_file(scene.path("docker/config.json"));
             refused(scene, &reference, &["without credentials", "docker login", &scene.registry.host()]);
             scene.write("docker/config.json", &docker_config(scene, "user:wrong"));
-            let said = refused(scene, &reference, &["401", "docker login", &scene.registry.host()]);
+            let said =
+                refused(scene, &reference, &["401", "with the credentials for", &scene.registry.host()]);
             assert!(!said.stderr.contains("wrong"), "{said:#?}");
             scene.write("docker/config.json", &docker_config(scene, "user:right"));
             let dir = scene.mount(&reference);
@@ -126,7 +127,8 @@ fn an_ordinary_layer_is_named_with_the_way_out() {
 
         // A manifest that promises a TOC does not make it one.
         let promised = Layer { annotations: model.blobs[0].annotations(), ..plain };
-        let reference = scene.registry.push("promised", "1", &Image::new(vec![promised], &Default::default()));
+        let reference =
+            scene.registry.push("promised", "1", &Image::new(vec![promised], &Default::default()));
         refused(scene, &reference, &[&digest, "footer"]);
     });
 }
@@ -145,9 +147,27 @@ fn lost_annotations_can_be_waived_and_malformed_ones_are_told() {
         scene.umount(&dir, &[]).succeeded();
 
         let mut layer = Layer::estargz(&model.blobs[0]);
-        layer.annotations.insert(testkit::estargz::TOC_DIGEST_ANNOTATION.to_owned(), "sha256:short".to_owned());
+        layer
+            .annotations
+            .insert(testkit::estargz::TOC_DIGEST_ANNOTATION.to_owned(), "sha256:short".to_owned());
         let reference = scene.registry.push("torn", "1", &Image::new(vec![layer], &Default::default()));
         refused(scene, &reference, &["TOC digest", &model.blobs[0].digest.to_string()]);
+    });
+}
+
+#[test]
+fn images_of_one_layer_of_the_same_layer_twice_and_of_none() {
+    scene(20, |scene| {
+        let [base, ..] = usual_layers();
+        for count in [1, 2] {
+            let model = Model::new(&vec![base.clone(); count]);
+            let dir = scene.mount(&scene.registry.push("same", &count.to_string(), &model.image));
+            model.assert_at(&dir);
+            scene.umount(&dir, &[]).succeeded();
+            scene.assert_nothing_left(&dir);
+        }
+        let reference = scene.registry.push("empty", "1", &Image::new(Vec::new(), &Default::default()));
+        refused(scene, &reference, &["no layers"]);
     });
 }
 
@@ -180,7 +200,8 @@ fn silence_and_failures_without_end_are_given_up_soon() {
         ];
         for (path, fault, said) in rows {
             // By its digest, so that what comes can be checked.
-            let by_digest = scene.registry.reference(&format!("app@{}", Model::usual().image.manifest.digest));
+            let by_digest =
+                scene.registry.reference(&format!("app@{}", Model::usual().image.manifest.digest));
             let reference = if said == "digest" { &by_digest } else { &reference };
             scene.registry.fault(Rule::new(path, fault));
             refused(scene, reference, &[said, &scene.registry.host()]);
@@ -197,13 +218,20 @@ fn directories_that_cannot_be_mounted_at() {
         scene.try_mount(&reference, &missing).failed_with(&["cannot mount at", "missing", "No such file"]);
         let file = scene.write("file", "");
         scene.try_mount(&reference, &file).failed_with(&["cannot mount at", "/file", "not a directory"]);
-        scene.umount(&missing, &[]).failed_with(&["cannot find", "missing"]);
+        scene.umount(&missing, &[]).failed_with(&["no image is mounted at", "missing"]);
         let dir = scene.mount(&reference);
         scene.try_mount(&reference, &dir).failed_with(&["cannot mount at", "mnt", "mounted there already"]);
         Model::usual().assert_at(&dir);
         scene.umount(&dir, &[]).succeeded();
-        scene.umount(&dir, &[]).failed_with(&["nothing is mounted at", "mnt"]);
+        scene.umount(&dir, &[]).failed_with(&["no image is mounted at", "mnt"]);
         scene.assert_nothing_left(&dir);
+
+        // What others mounted is neither covered nor taken away.
+        let none: Option<&std::ffi::CStr> = None;
+        rustix::mount::mount("tmpfs", &dir, "tmpfs", rustix::mount::MountFlags::empty(), none).unwrap();
+        scene.try_mount(&reference, &dir).failed_with(&["cannot mount at", "mounted there already"]);
+        scene.umount(&dir, &["--lazy"]).failed_with(&["no image is mounted at"]);
+        assert_eq!(mounts_below(&dir), [dir]);
     });
 }
 
@@ -247,6 +275,11 @@ fn flags_that_are_unknown_and_words_that_are_missing() {
         }
         let said = run(scene.stargz().arg("--version"), limit).succeeded();
         assert!(said.stdout.starts_with(concat!("stargz ", env!("CARGO_PKG_VERSION"))), "{said:#?}");
-        assert!(run(scene.stargz().args(["mount", "--help"]), limit).succeeded().stdout.contains("Usage: stargz mount"));
+        assert!(
+            run(scene.stargz().args(["mount", "--help"]), limit)
+                .succeeded()
+                .stdout
+                .contains("Usage: stargz mount")
+        );
     });
 }

@@ -57,7 +57,16 @@ fn unseen(faults: &[Fault], times: u64) {
 
 #[test]
 fn resets_and_short_bodies() {
-    unseen(&[Fault::Reset, Fault::ResetAfter(20_000), Fault::ResetAfter(0), Fault::ShortBody(30_001), Fault::ShortBody(0)], 3);
+    unseen(
+        &[
+            Fault::Reset,
+            Fault::ResetAfter(20_000),
+            Fault::ResetAfter(0),
+            Fault::ShortBody(30_001),
+            Fault::ShortBody(0),
+        ],
+        3,
+    );
 }
 
 #[test]
@@ -125,7 +134,10 @@ fn tokens_that_expire_and_are_revoked_in_the_middle() {
     scene(40, |scene| {
         let credentials = Some(("user".to_owned(), "right".to_owned()));
         let host = scene.registry.host();
-        scene.write("docker/config.json", &format!(r#"{{"auths":{{"{host}":{{"auth":"dXNlcjpyaWdodA=="}}}}}}"#));
+        scene.write(
+            "docker/config.json",
+            &format!(r#"{{"auths":{{"{host}":{{"auth":"dXNlcjpyaWdodA=="}}}}}}"#),
+        );
         scene.registry.set_auth(Auth::Bearer { credentials, ttl: Duration::from_millis(300) });
         let dir = mounted(scene);
         let server = scene.server_of(&dir);
@@ -151,7 +163,10 @@ fn credentials_that_are_withdrawn_and_given_again() {
         assert!(log.contains("without credentials") && !log.contains("right"), "{log}");
         // Who logs in now need not mount again.
         let host = scene.registry.host();
-        scene.write("docker/config.json", &format!(r#"{{"auths":{{"{host}":{{"auth":"dXNlcjpyaWdodA=="}}}}}}"#));
+        scene.write(
+            "docker/config.json",
+            &format!(r#"{{"auths":{{"{host}":{{"auth":"dXNlcjpyaWdodA=="}}}}}}"#),
+        );
         all_right(scene, &dir, server);
     });
 }
@@ -170,7 +185,8 @@ fn redirected_locations_that_expire_in_the_middle() {
             assert!(fs::read(below(&dir, path)).unwrap() == *right, "{}", String::from_utf8_lossy(path));
         }
         all_right(scene, &dir, server);
-        let refused = scene.registry.requests_to("/cdn/").iter().filter(|request| request.status == 403).count();
+        let refused =
+            scene.registry.requests_to("/cdn/").iter().filter(|request| request.status == 403).count();
         assert!(refused > 0, "no location expired");
     });
 }
@@ -181,7 +197,8 @@ fn a_store_behind_the_redirect_that_fails_for_a_while() {
         scene.registry.set_redirect(Some(Redirect { ttl: Duration::from_secs(60), uses: 0 }));
         let dir = mounted(scene);
         let server = scene.server_of(&dir);
-        for fault in [Fault::Status(500), Fault::ResetAfter(10_000), Fault::ShortBody(9), Fault::Status(403)] {
+        for fault in [Fault::Status(500), Fault::ResetAfter(10_000), Fault::ShortBody(9), Fault::Status(403)]
+        {
             scene.registry.fault(Rule::new("/cdn/", fault).times(1));
         }
         all_right(scene, &dir, server);
@@ -232,7 +249,11 @@ fn a_byte_that_is_always_corrupted_fails_its_chunk_alone() {
             assert!(number == 3 || block == right[at..at + 4096], "chunk {number}");
         }
         let log = fs::read_to_string(state_of(&dir).with_extension("log")).unwrap();
-        assert!(log.contains(&layer.digest.hex()) && log.contains("does not have its digest") || log.contains("decompress"), "{log}");
+        assert!(
+            log.contains(&layer.digest.hex()) && log.contains("does not have its digest")
+                || log.contains("decompress"),
+            "{log}"
+        );
 
         scene.registry.clear_faults();
         all_right(scene, &dir, server);
@@ -262,10 +283,16 @@ fn a_layer_that_fails_does_not_hold_up_the_others() {
             let started = Instant::now();
             for path in ["bin/tool", "srv/app", "lib/part-07"] {
                 let right = Model::usual().merged.get(path.as_bytes()).and_then(|entry| entry.content());
-                assert!(Some(&fs::read(dir.join(path)).unwrap()[..]) == right.map(|right| &right[..]), "{path}");
+                assert!(
+                    Some(&fs::read(dir.join(path)).unwrap()[..]) == right.map(|right| &right[..]),
+                    "{path}"
+                );
             }
             assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
-            assert!(!stuck.iter().all(|reader| reader.is_finished()), "the stuck readers were stuck meanwhile");
+            assert!(
+                !stuck.iter().all(|reader| reader.is_finished()),
+                "the stuck readers were stuck meanwhile"
+            );
             for reader in stuck {
                 let (read, took) = reader.join().unwrap();
                 assert_eq!(read, Err(Some(EIO)));
@@ -320,7 +347,11 @@ fn many_readers_of_a_cold_image_see_the_same_and_fetch_it_once() {
                     together.wait();
                     for path in paths {
                         let right = model.merged.get(path).and_then(|entry| entry.content()).expect("a file");
-                        assert!(fs::read(below(dir, path)).unwrap() == *right, "{}", String::from_utf8_lossy(path));
+                        assert!(
+                            fs::read(below(dir, path)).unwrap() == *right,
+                            "{}",
+                            String::from_utf8_lossy(path)
+                        );
                     }
                 });
             }

@@ -30,7 +30,8 @@ impl Model {
     /// The image of these layers, lowest first.
     pub fn new(layers: &[Tree]) -> Model {
         let options = estargz::Options { chunk_size: CHUNK, ..Default::default() };
-        let blobs: Vec<_> = layers.iter().map(|tree| estargz::build(&tarball::write(tree), &options)).collect();
+        let blobs: Vec<_> =
+            layers.iter().map(|tree| estargz::build(&tarball::write(tree), &options)).collect();
         let image = Image::new(blobs.iter().map(Layer::estargz).collect(), &Default::default());
         Model { blobs, image, merged: merged(layers) }
     }
@@ -43,7 +44,9 @@ impl Model {
 
     /// Paths of regular files with content, in byte order.
     pub fn files(&self) -> Vec<&[u8]> {
-        let full = |path: &&[u8]| self.merged.get(path).and_then(Entry::content).is_some_and(|bytes| !bytes.is_empty());
+        let full = |path: &&[u8]| {
+            self.merged.get(path).and_then(Entry::content).is_some_and(|bytes| !bytes.is_empty())
+        };
         self.merged.paths().into_iter().filter(full).collect()
     }
 
@@ -70,7 +73,8 @@ impl Model {
             let name = String::from_utf8_lossy(path).into_owned();
             match fs::read(below(dir, path)) {
                 Ok(bytes) => {
-                    let right = self.merged.get(path).and_then(Entry::content).is_some_and(|right| *right == bytes);
+                    let right =
+                        self.merged.get(path).and_then(Entry::content).is_some_and(|right| *right == bytes);
                     assert!(right, "{name} has other bytes");
                 }
                 Err(error) => {
@@ -87,7 +91,8 @@ pub fn below(dir: &Path, path: &[u8]) -> PathBuf {
     dir.join(std::ffi::OsStr::from_bytes(path))
 }
 
-fn usual_layers() -> [Tree; 3] {
+/// The layers of [`Model::usual`].
+pub fn usual_layers() -> [Tree; 3] {
     let mut base = Tree::new()
         .with("bin/tool", Entry::file(content(1, 700_000)).mode(0o755))
         .with_link("bin/same-tool", "bin/tool")
@@ -101,7 +106,10 @@ fn usual_layers() -> [Tree; 3] {
         .with("home/user", Entry::dir().mode(0o700).owner(1000, 1000));
     for number in 0..40 {
         let size = 500 + 331 * number;
-        base.insert(format!("lib/part-{number:02}").as_bytes(), Entry::file(content(100 + number as u64, size)));
+        base.insert(
+            format!("lib/part-{number:02}").as_bytes(),
+            Entry::file(content(100 + number as u64, size)),
+        );
     }
     let middle = Tree::new()
         .with("gone", Entry::new(Kind::Whiteout))
@@ -149,4 +157,3 @@ pub fn with_honest_base(blob: &Blob) -> Image {
 pub fn hostile_tree() -> Tree {
     merged(&[usual_layers()[2].clone(), hostile::honest_tree()])
 }
-

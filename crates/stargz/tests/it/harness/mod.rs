@@ -195,13 +195,13 @@ impl Scene {
     #[track_caller]
     pub fn assert_nothing_left(&self, dir: &Path) {
         let state = state_of(dir);
-        let log = state.with_extension("log");
         // The process in the background ends after its state is gone.
         wait_until(Duration::from_secs(2), || processes_that_name(dir).is_empty());
         assert_eq!(processes_that_name(dir), Vec::<u32>::new(), "processes");
         assert_eq!((mounts_below(dir), mounts_below(&state)), (Vec::new(), Vec::new()), "mounts");
-        assert!(!state.exists(), "{} is left", state.display());
-        assert!(!log.exists(), "{} is left", log.display());
+        for path in [&state, &state.with_extension("log"), &state.with_extension("lock")] {
+            assert!(!path.exists(), "{} is left", path.display());
+        }
     }
 
     /// Kills what works in the scene, then detaches what is mounted, then removes state. Safe to call twice.
@@ -221,6 +221,7 @@ impl Scene {
         for state in states {
             let _ = fs::remove_dir_all(&state);
             let _ = fs::remove_file(state.with_extension("log"));
+            let _ = fs::remove_file(state.with_extension("lock"));
         }
     }
 }

@@ -46,7 +46,8 @@ impl Said {
     pub fn failed_with(self, parts: &[&str]) -> Said {
         assert_eq!((self.code, self.stdout.as_str()), (Some(1), ""), "{self:#?}");
         let line = self.stderr.strip_prefix("stargz: ").and_then(|text| text.strip_suffix('\n'));
-        let line = line.filter(|line| !line.contains('\n')).unwrap_or_else(|| panic!("one line, not {self:#?}"));
+        let line =
+            line.filter(|line| !line.contains('\n')).unwrap_or_else(|| panic!("one line, not {self:#?}"));
         for part in parts {
             assert!(line.contains(part), "{part:?} is not in: {line}");
         }
@@ -112,7 +113,8 @@ impl Running {
     /// When that does not happen in time.
     #[track_caller]
     pub fn wait_for(&self, text: &str, limit: Duration) {
-        let found = wait_until(limit, || self.stdout.so_far().contains(text) || self.stderr.so_far().contains(text));
+        let found =
+            wait_until(limit, || self.stdout.so_far().contains(text) || self.stderr.so_far().contains(text));
         assert!(found, "{text:?} did not appear; so far: {}{}", self.stdout.so_far(), self.stderr.so_far());
     }
 

@@ -43,7 +43,9 @@ pub fn processes_that_name(path: &Path) -> Vec<u32> {
 fn names(pid: u32, path: &Path) -> bool {
     // Empty for those that ended and were not waited for.
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    arguments.split(|byte| *byte == 0).any(|argument| Path::new(std::ffi::OsStr::from_bytes(argument)).starts_with(path))
+    arguments
+        .split(|byte| *byte == 0)
+        .any(|argument| Path::new(std::ffi::OsStr::from_bytes(argument)).starts_with(path))
 }
 
 /// The most memory that a process ever had, in bytes.

@@ -110,8 +110,9 @@ async fn serve(
         ..snapshotter::Options::new(root.join("snapshotter"))
     };
     let filesystem = Arc::new(SharedFs(fs.clone()));
-    let snapshotter =
-        tokio::task::spawn_blocking(move || Snapshotter::open(options, filesystem)).await?.context("cannot open snapshots")?;
+    let snapshotter = tokio::task::spawn_blocking(move || Snapshotter::open(options, filesystem))
+        .await?
+        .context("cannot open snapshots")?;
     let restored = snapshotter.restore().await?;
     if restored.failed.is_empty() {
         fs.remove_orphans().await;

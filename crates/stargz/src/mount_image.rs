@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use mount::UnmountMode;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::state::State;
 use crate::{cli, config, logging};
@@ -39,7 +40,7 @@ pub fn mount(flags: &cli::Mount) -> anyhow::Result<()> {
         let serve = serve::run(flags, &reference, &loaded.config, &dir, &state, announce);
         let served = crate::runtime()?.block_on(serve);
         state.clear();
-        if served.is_ok() {
+        if served.is_ok() || !heard() {
             state.remove_log();
         }
         drop(lock);
@@ -77,7 +78,9 @@ fn in_background(state: &State) -> anyhow::Result<()> {
     let mut said = String::new();
     if let Some(stdout) = child.stdout.take() {
         // Ends when the child says that it is ready, or ends.
-        BufReader::new(stdout).read_line(&mut said).context("the process in the background cannot be heard")?;
+        BufReader::new(stdout)
+            .read_line(&mut said)
+            .context("the process in the background cannot be heard")?;
     }
     if said.trim_end() == READY {
         return Ok(());
@@ -127,7 +130,10 @@ fn unmount(dir: &Path, lazy: bool) -> anyhow::Result<()> {
     let mode = if lazy { UnmountMode::Lazy } else { UnmountMode::Normal };
     mount::unmount(dir, mode).map_err(|error| {
         if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) {
-            anyhow::anyhow!("{0} is in use; stop what uses it (fuser -vm {0} lists it), or use --lazy", dir.display())
+            anyhow::anyhow!(
+                "{0} is in use; stop what uses it (fuser -vm {0} lists it), or use --lazy",
+                dir.display()
+            )
         } else {
             error.into()
         }
@@ -157,8 +163,15 @@ fn mounted_at(dir: &Path) -> anyhow::Result<bool> {
     Ok(mount::mounts_below(dir)?.iter().any(|found| found.mount_point == dir))
 }
 
-fn announce() {
+/// Whether somebody may still read what this process says, and then its log.
+fn heard() -> bool {
+    let stdout = std::io::stdout();
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    // That the other end of a pipe is closed is always reported.
+    !poll(&mut fds, Some(&Timespec::default())).is_ok_and(|_| fds[0].revents().contains(PollFlags::ERR))
+}
+
+fn announce() -> std::io::Result<()> {
     let mut out = std::io::stdout();
-    // Nobody listens when the command was started with --foreground by hand and its output is closed.
-    let _ = writeln!(out, "{READY}").and_then(|()| out.flush());
+    writeln!(out, "{READY}").and_then(|()| out.flush())
 }

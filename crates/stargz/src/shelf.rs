@@ -1,8 +1,10 @@
 //! Shows layers at paths: the place where a [`layer::Layer`] meets the kernel.
 //!
 //! A layer that is not complete is served as a FUSE file, which the kernel's EROFS takes as the data device of the
-//! layer's image. A complete layer is mounted from its image file alone, and this program is not in its path. A layer
-//! is mounted once however often it is shown, so that its page cache is shared.
+//! layer's image. A complete layer is mounted from its image file alone, and this program is not in its path.
+//!
+//! A layer that is shown at two paths is two mounts of one image file, with a page cache each: overlayfs refuses to stack
+//! a directory on itself (ELOOP), and there are images that have a layer twice.
 //!
 //! One lock guards the table, and is held while the kernel mounts. That never waits for the network: superblock and
 //! directories are read from the image file.
@@ -72,34 +74,36 @@ impl Shelf {
     /// The kernel refuses. Nothing is left mounted.
     pub fn show(&self, layer: &Arc<Layer>, path: &Path) -> Result<(), mount::Error> {
         let mut shown = self.shown();
-        if let Some(entry) = shown.get_mut(&layer.digest()) {
-            if let Some(first) = entry.paths.first() {
-                mount::bind(first, path)?;
+        let served = match shown.get(&layer.digest()) {
+            Some(entry) => entry.served,
+            None => self.serve(layer)?,
+        };
+        let device = served.then(|| self.dir.join(layer.digest().hex()));
+        let options = ErofsOptions { device, ..ErofsOptions::default() };
+        if let Err(error) = mount::mount_erofs(&layer.image_path(), path, &options) {
+            if served && !shown.contains_key(&layer.digest()) {
+                self.with_images(|images| images.remove(node_of(&layer.digest())));
             }
-            entry.paths.push(path.to_owned());
-            return Ok(());
+            return Err(error);
         }
-        let served = !layer.complete();
-        if served {
-            self.mount_served(layer, path)?;
-        } else {
-            mount::mount_erofs(&layer.image_path(), path, &ErofsOptions::default())?;
-        }
-        let entry = Shown { layer: layer.clone(), paths: vec![path.to_owned()], served };
-        shown.insert(layer.digest(), entry);
+        let entry = shown.entry(layer.digest()).or_insert_with(|| Shown {
+            layer: layer.clone(),
+            paths: Vec::new(),
+            served,
+        });
+        entry.paths.push(path.to_owned());
         Ok(())
     }
 
-    fn mount_served(&self, layer: &Arc<Layer>, path: &Path) -> Result<(), mount::Error> {
-        let (node, name) = (node_of(&layer.digest()), layer.digest().hex());
-        let image = Image { node, name: name.clone(), source: Arc::new(Served(layer.clone())) };
-        self.with_images(|images| images.add(image)).unwrap_or(Ok(()))?;
-        let options = ErofsOptions { device: Some(self.dir.join(name)), ..ErofsOptions::default() };
-        let mounted = mount::mount_erofs(&layer.image_path(), path, &options);
-        if mounted.is_err() {
-            self.with_images(|images| images.remove(node));
+    /// Makes the layer's contents a FUSE file, unless they are all in the image file. True if it did.
+    fn serve(&self, layer: &Arc<Layer>) -> Result<bool, mount::Error> {
+        if layer.complete() {
+            return Ok(false);
         }
-        mounted
+        let (node, name) = (node_of(&layer.digest()), layer.digest().hex());
+        let image = Image { node, name, source: Arc::new(Served(layer.clone())) };
+        self.with_images(|images| images.add(image)).unwrap_or(Ok(()))?;
+        Ok(true)
     }
 
     /// Unmounts `path`. Returns the layer's digest if it is shown nowhere any more. Blocks.

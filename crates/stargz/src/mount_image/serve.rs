@@ -28,15 +28,27 @@ pub async fn run(
     config: &Config,
     dir: &Path,
     state: &State,
-    ready: fn(),
+    ready: fn() -> std::io::Result<()>,
 ) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     // Away from the terminal, so that it does not end with it. Fails for a process that leads its group already.
     let _ = rustix::process::setsid();
+    // Until the image is mounted, whoever started this is waiting for it; if that one is interrupted, so is this.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     state.make()?;
-    let mounted = Mounted::new(flags, reference, config, dir, state).await?;
-    ready();
+    let prepared = tokio::select! {
+        prepared = Prepared::new(flags, reference, config, state) => prepared?,
+        _ = term.recv() => bail!("ended by SIGTERM before the image was mounted"),
+        _ = int.recv() => bail!("ended by SIGINT before the image was mounted"),
+    };
+    let (target, directory) = (dir.to_owned(), state.clone());
+    let mounted = tokio::task::spawn_blocking(move || prepared.mount(target, directory)).await??;
+    rustix::process::set_parent_process_death_signal(None)?;
+    if ready().is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+        mounted.close().await?;
+        bail!("whoever asked for the image is gone");
+    }
     let gone = wait_until_unmounted(dir.to_owned());
     tokio::select! {
         result = gone => result?,
@@ -44,6 +56,50 @@ pub async fn run(
         _ = int.recv() => {}
     }
     mounted.close().await
+}
+
+/// An image whose layers are resolved.
+struct Prepared {
+    layers: Arc<Layers>,
+    resolved: Vec<Arc<Layer>>,
+    cache: PathBuf,
+    read_deadline: Duration,
+}
+
+impl Prepared {
+    async fn new(
+        flags: &crate::cli::Mount,
+        reference: &Reference,
+        config: &Config,
+        state: &State,
+    ) -> anyhow::Result<Prepared> {
+        let mut options = config.registry_options();
+        if flags.plain_http {
+            options.plain_http_hosts.insert(reference.api_host().to_owned());
+        }
+        let client = Client::new(options, keychain::from_environment())?;
+        let image = client.image(reference, &Platform::host()).await?;
+        let cache = flags.cache.clone().unwrap_or_else(|| state.dir().join("layers"));
+        let read_timeout = config.fetch_timeout();
+        let layers = Layers::open(LayersOptions { read_timeout, ..LayersOptions::new(cache.clone()) })?;
+        let resolved = resolve(&client, reference, &image.layers, &layers, flags.skip_content_verify).await?;
+        Ok(Prepared { layers, resolved, cache, read_deadline: read_timeout + Duration::from_secs(5) })
+    }
+
+    /// Blocks. After an error nothing is left mounted at `dir`.
+    fn mount(self, dir: PathBuf, state: State) -> anyhow::Result<Mounted> {
+        mount::probe_erofs(&self.cache).context("images cannot be mounted here")?;
+        let options = SessionOptions { read_deadline: self.read_deadline, ..SessionOptions::default() };
+        let shelf = Arc::new(Shelf::open(state.dir().join("images"), options)?);
+        let mut mounted = Mounted { dir, state, layers: self.layers, shelf, lowers: Vec::new() };
+        match mounted.mount(&self.resolved) {
+            Ok(()) => Ok(mounted),
+            Err(error) => {
+                mounted.unmount();
+                Err(error)
+            }
+        }
+    }
 }
 
 /// An image that is mounted.
@@ -57,43 +113,6 @@ struct Mounted {
 }
 
 impl Mounted {
-    async fn new(
-        flags: &crate::cli::Mount,
-        reference: &Reference,
-        config: &Config,
-        dir: &Path,
-        state: &State,
-    ) -> anyhow::Result<Mounted> {
-        let mut options = config.registry_options();
-        if flags.plain_http {
-            options.plain_http_hosts.insert(reference.api_host().to_owned());
-        }
-        let client = Client::new(options, keychain::from_environment())?;
-        let image = client.image(reference, &Platform::host()).await?;
-        let cache = flags.cache.clone().unwrap_or_else(|| state.dir().join("layers"));
-        let read_timeout = config.fetch_timeout();
-        let layers = Layers::open(LayersOptions { read_timeout, ..LayersOptions::new(cache.clone()) })?;
-        let resolved =
-            resolve(&client, reference, &image.layers, &layers, flags.skip_content_verify).await?;
-
-        let (images, read_deadline) = (state.dir().join("images"), read_timeout + Duration::from_secs(5));
-        let (dir, state) = (dir.to_owned(), state.clone());
-        tokio::task::spawn_blocking(move || {
-            mount::probe_erofs(&cache).context("images cannot be mounted here")?;
-            let shelf =
-                Arc::new(Shelf::open(images, SessionOptions { read_deadline, ..SessionOptions::default() })?);
-            let mut mounted = Mounted { dir, state, layers, shelf, lowers: Vec::new() };
-            match mounted.mount(&resolved) {
-                Ok(()) => Ok(mounted),
-                Err(error) => {
-                    mounted.unmount();
-                    Err(error)
-                }
-            }
-        })
-        .await?
-    }
-
     /// Mounts every layer and the overlay of them. Blocks.
     fn mount(&mut self, resolved: &[Arc<Layer>]) -> anyhow::Result<()> {
         for (number, layer) in resolved.iter().enumerate() {
@@ -144,11 +163,13 @@ async fn resolve(
 ) -> anyhow::Result<Vec<Arc<Layer>>> {
     let mut tasks = Vec::new();
     for descriptor in descriptors {
+        let digest = descriptor.digest;
         let toc: Option<Digest> = match descriptor.annotations.get(TOC_DIGEST) {
-            Some(text) => Some(text.parse().context("the manifest gives a malformed TOC digest")?),
+            Some(text) => Some(text.parse().with_context(|| {
+                format!("the manifest of {reference} gives a malformed TOC digest for layer {digest}")
+            })?),
             None => None,
         };
-        let digest = descriptor.digest;
         if toc.is_none() && !unverified {
             bail!(
                 "layer {digest} of {reference} cannot be pulled lazily: its manifest gives no TOC digest. Convert the \

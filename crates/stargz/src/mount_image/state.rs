@@ -48,13 +48,19 @@ impl State {
     /// The state can't be written.
     pub fn lock(&self) -> anyhow::Result<Option<File>> {
         // Contents of images are below, without the modes that they have inside.
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(ROOT).with_context(|| format!("cannot make {ROOT}"))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(ROOT)
+            .with_context(|| format!("cannot make {ROOT}"))?;
         let path = self.dir.with_extension("lock");
         let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
         match lock.try_lock() {
             Ok(()) => Ok(Some(lock)),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
         }
     }
 
@@ -77,7 +83,9 @@ impl State {
         let mut errors = lines.filter(|line| line["level"] == "error");
         let said = errors.next().and_then(|line| line["msg"].as_str().map(str::to_owned));
         // Not a log line: the program crashed.
-        said.or_else(|| log.lines().rev().find(|line| !line.is_empty() && !line.starts_with('{')).map(str::to_owned))
+        said.or_else(|| {
+            log.lines().rev().find(|line| !line.is_empty() && !line.starts_with('{')).map(str::to_owned)
+        })
     }
 
     /// Makes the directory.

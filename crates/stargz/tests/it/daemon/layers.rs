@@ -18,17 +18,23 @@ use crate::harness::{Scene, mounts_below, scene, wait_until};
 
 /// Asks for a snapshot as containerd does for the lowest layer of an image.
 fn prepare(scene: &Scene, reference: &str) -> Status {
+    prepare_on(scene, reference, "", "sha256:the-chain")
+}
+
+/// Asks for a snapshot of that layer on a parent.
+fn prepare_on(scene: &Scene, reference: &str, parent: &str, chain: &str) -> Status {
     let digest = Model::usual().blobs[0].digest.to_string();
     let toc = Model::usual().blobs[0].toc_digest.to_string();
     let labels = [
-        ("containerd.io/snapshot.ref", "sha256:the-chain"),
+        ("containerd.io/snapshot.ref", chain),
         ("containerd.io/snapshot/remote/stargz.reference", reference),
         ("containerd.io/snapshot/remote/stargz.digest", &digest),
         (testkit::estargz::TOC_DIGEST_ANNOTATION, &toc),
     ];
     let labels: HashMap<_, _> =
         labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let request = PrepareSnapshotRequest { key: "extract".to_owned(), labels, ..Default::default() };
+    let (key, parent) = (format!("extract {chain}"), parent.to_owned());
+    let request = PrepareSnapshotRequest { key, parent, labels, ..Default::default() };
     let address = format!("unix://{}", scene.path("run/snapshots.sock").display());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -137,5 +143,26 @@ fn a_layer_that_cannot_be_had_is_an_ordinary_snapshot() {
         assert_eq!(mounts_below(&scene.path("root/snapshotter")), Vec::<PathBuf>::new());
         daemon.signal(Signal::INT);
         assert_eq!(daemon.end(SOON).code, Some(0));
+    });
+}
+
+/// Overlayfs refuses a directory that is there twice, so the same layer must not be the same directory.
+#[test]
+fn an_image_with_the_same_layer_twice_can_be_stacked() {
+    scene(40, |scene| {
+        let reference = scene.registry.push("app", "1", &Model::usual().image);
+        let daemon = serving(scene);
+        assert_eq!(prepare_on(scene, &reference, "", "sha256:one").code(), Code::AlreadyExists);
+        assert_eq!(prepare_on(scene, &reference, "sha256:one", "sha256:two").code(), Code::AlreadyExists);
+        let mut layers = mounts_below(&scene.path("root/snapshotter/snapshots"));
+        assert_eq!(layers.len(), 2, "{layers:?}");
+        layers.reverse();
+        let dir = scene.mount_point("mnt");
+        mount::mount_overlay_ro(&layers, &dir).unwrap();
+        reads(&dir, "bin/tool");
+        mount::unmount(&dir, mount::UnmountMode::Normal).unwrap();
+        daemon.signal(Signal::INT);
+        assert_eq!(daemon.end(SOON).code, Some(0));
+        assert_eq!(mounts_below(&scene.path("root")), Vec::<PathBuf>::new());
     });
 }

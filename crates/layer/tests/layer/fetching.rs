@@ -220,3 +220,21 @@ async fn a_layer_whose_store_hangs_does_not_hold_up_another() {
     assert_eq!(read_file(&layer, "large").await.unwrap(), expected(&tree, "large"));
     readers.iter().for_each(tokio::task::JoinHandle::abort);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_toc_that_is_larger_than_the_first_look_costs_one_more_request() {
+    let (tree, blob) = blob(&chunked());
+    for (tail, more) in [(51, 1), (51 + 100, 1), (blob.bytes.len() as u64, 0), (1 << 30, 0)] {
+        for ignores_ranges in [false, true] {
+            let root = tempfile::tempdir().unwrap();
+            let mut options = layer::LayersOptions::new(root.path());
+            options.tail = tail;
+            let layers = layer::Layers::open(options).unwrap();
+            let source = Arc::new(MemorySource::new(blob.bytes.clone()));
+            source.ignores_ranges.store(ignores_ranges, Ordering::Relaxed);
+            let layer = resolve(&layers, &blob, source.clone()).await.unwrap();
+            assert_eq!(source.take_reads().len(), more, "tail of {tail}");
+            assert_eq!(read_file(&layer, "small/01").await.unwrap(), expected(&tree, "small/01"));
+        }
+    }
+}

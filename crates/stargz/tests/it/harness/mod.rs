@@ -64,8 +64,9 @@ pub fn scene(seconds: u64, test: impl FnOnce(&Scene) + Send + 'static) {
     let player = {
         let scene = scene.clone();
         thread::spawn(move || {
-            // Dropped, and so told, also by a panic.
+            // Dropped, and so told, after the scene, and also by a panic.
             let _done = done;
+            let scene = scene;
             test(&scene);
         })
     };

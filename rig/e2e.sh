@@ -233,7 +233,7 @@ case_complete_image_needs_no_registry() {
 }
 
 case_registry_down_at_start() {
-  local out
+  local out begin
   pull debian:esgz
   run debian:esgz bash -c 'ls -l / >/dev/null; cat /etc/passwd >/dev/null'
   rig_stop registry
@@ -241,7 +241,10 @@ case_registry_down_at_start() {
   # What was read is there, all metadata is there, what is missing is an error and not a hang.
   contains "metadata" "$(run debian:esgz ls -l /usr/bin/perl)" /usr/bin/perl
   contains "data" "$(run debian:esgz cat /etc/passwd)" root:x:0:0
+  begin=$(now)
   out=$(run debian:esgz cat /usr/bin/perl 2>&1 >/dev/null) && fail "a file whose data is missing could be read"
+  echo "note: a read without a registry failed after $(seconds $(($(now) - begin))) s"
+  at_most "milliseconds until the error" $(($(now) - begin)) 60000
   contains "error" "$out" "Input/output error"
   rig_registry_start "$RIG_SCRATCH/storage"
   rig_wait 60 "the file to be readable again" run debian:esgz cat /usr/bin/perl

@@ -31,7 +31,7 @@ pub enum Reason {
         /// The kind of filesystem.
         fs: &'static str,
         /// What failed.
-        source: Error,
+        source: Box<Error>,
     },
     /// We may not mount.
     #[error("mounting is not permitted (it takes CAP_SYS_ADMIN in the initial user namespace)")]
@@ -79,7 +79,7 @@ fn reason(error: Error, dir: &Path) -> Reason {
         Some(Errno::NOSYS) => Reason::NoMountCalls(error),
         Some(Errno::PERM | Errno::ACCESS) => Reason::NotPermitted(error),
         Some(Errno::NOTBLK) => match unsuitable(dir) {
-            Some(fs) => Reason::Unsuitable { dir: dir.to_path_buf(), fs, source: error },
+            Some(fs) => Reason::Unsuitable { dir: dir.to_path_buf(), fs, source: Box::new(error) },
             None => Reason::NoFileBacked(error),
         },
         _ => Reason::Other(error),

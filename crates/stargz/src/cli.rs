@@ -105,7 +105,7 @@ pub struct Umount {
     /// The directory given to `stargz mount`
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// Detach even if it is in use; it goes when the last user does
+    /// Detach even if it is in use; what is still open can be read only as far as it is in memory
     #[arg(long, short)]
     pub lazy: bool,
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -44,6 +44,9 @@ pub fn listen(address: &Path) -> anyhow::Result<tokio::net::UnixListener> {
 
 fn bind(address: &Path, on_disk: bool) -> anyhow::Result<UnixListener> {
     if on_disk {
+        if UnixStream::connect(address).is_ok() {
+            bail!("another process serves on {}; stop it, or choose another --address", address.display());
+        }
         fs::remove_file(address)
             .with_context(|| format!("cannot remove the former socket {}", address.display()))?;
     } else if let Some(dir) = address.parent() {

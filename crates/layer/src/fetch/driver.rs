@@ -30,7 +30,7 @@ pub struct EngineOptions {
     pub requests: usize,
     /// Decompressions at once, shared by all layers.
     pub decoders: Arc<Semaphore>,
-    /// After this a read that waits fails.
+    /// After this a read that waits fails. A fetch that broke off is not continued after it either.
     pub read_timeout: Duration,
     /// How often in a row a broken answer is asked for again without any progress.
     pub attempts: u32,
@@ -39,6 +39,9 @@ pub struct EngineOptions {
     /// Told when there are new bits to flush.
     pub dirty: Arc<Notify>,
 }
+
+/// A prefetch that takes longer than this has failed, whatever still goes on.
+const PREFETCH_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Fills one layer.
 #[derive(Debug)]
@@ -123,17 +126,10 @@ impl Engine {
         let wanted = self.with_read_ahead(&awaited);
         let (waits, tickets) = self.flights.board(&awaited, wanted, |span| self.span_missing(span));
         self.start(tickets);
-        let landed = async {
-            let mut result = Ok(());
-            for wait in waits {
-                result = result.and(wait.landed().await);
-            }
-            result
-        };
-        let result = tokio::time::timeout(self.options.read_timeout, landed).await.unwrap_or_else(|_| {
-            let what = format!("nothing arrived in {} s", self.options.read_timeout.as_secs());
-            Err(Error::new(Kind::Timeout, what))
-        });
+        let mut result = Ok(());
+        for wait in waits {
+            result = result.and(wait.landed(self.options.read_timeout).await);
+        }
         // A neighbour in a span may have failed where our own chunk is good.
         if self.spans_of_missing(chunks).is_empty() {
             return Ok(());
@@ -151,9 +147,10 @@ impl Engine {
         let (waits, tickets) =
             self.flights.board(&spans, spans.iter().copied(), |span| self.span_missing(span));
         self.start(tickets);
+        // Nobody reads yet, so each request may take its own time.
         let mut result = Ok(());
         for wait in waits {
-            result = result.and(wait.landed().await);
+            result = result.and(wait.landed(PREFETCH_LIMIT).await);
         }
         result
     }
@@ -235,12 +232,13 @@ impl Engine {
     async fn fetch(self: &Arc<Self>, tickets: Vec<Ticket>) -> Vec<(Ticket, Error)> {
         let mut reader = SpanReader::new(self.files.clone(), tickets);
         let mut decoding: JoinSet<Vec<(Ticket, Error)>> = JoinSet::new();
-        let mut attempt = 0;
+        let (mut attempt, started) = (0, Instant::now());
         while let Some(range) = reader.remaining() {
             let before = reader.remaining_spans();
             let Err(error) = self.request(range, &mut reader, &mut decoding).await else { continue };
             attempt = if reader.remaining_spans() < before { 0 } else { attempt + 1 };
-            if attempt >= self.options.attempts || !worth_a_retry(&error) {
+            let late = attempt > 0 && started.elapsed() >= self.options.read_timeout;
+            if late || attempt >= self.options.attempts || !worth_a_retry(&error) {
                 let mut failed = reader.fail(&error);
                 failed.extend(collect(decoding).await);
                 return failed;

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::error::{Error, Kind};
 
@@ -14,7 +16,7 @@ type Outcome = Option<Result<(), Error>>;
 /// The spans that are being fetched now. The lock guards the table only and is never held while waiting.
 #[derive(Debug, Default)]
 pub struct Flights {
-    table: Mutex<HashMap<usize, watch::Receiver<Outcome>>>,
+    table: Mutex<HashMap<usize, Wait>>,
 }
 
 /// The right and the duty to fetch one span. Whoever waits for the span is told when the ticket lands; a ticket that
@@ -27,11 +29,14 @@ pub struct Ticket {
 }
 
 /// A wait for one span.
-#[derive(Debug)]
-pub struct Wait(watch::Receiver<Outcome>);
+#[derive(Clone, Debug)]
+pub struct Wait {
+    outcome: watch::Receiver<Outcome>,
+    started: Instant,
+}
 
 impl Flights {
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, watch::Receiver<Outcome>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Wait>> {
         // The table is whole between any two statements that hold the lock.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,11 +56,11 @@ impl Flights {
             if table.contains_key(&span) || !missing(span) {
                 continue;
             }
-            let (sender, receiver) = watch::channel(None);
-            table.insert(span, receiver);
+            let (sender, outcome) = watch::channel(None);
+            table.insert(span, Wait { outcome, started: Instant::now() });
             tickets.push(Ticket { span, outcome: Some(sender), flights: self.clone() });
         }
-        let waits = awaited.iter().filter_map(|span| table.get(span).cloned().map(Wait)).collect();
+        let waits = awaited.iter().filter_map(|span| table.get(span).cloned()).collect();
         (waits, tickets)
     }
 
@@ -96,11 +101,13 @@ impl Drop for Ticket {
 }
 
 impl Wait {
-    /// Waits until the span has landed.
-    pub async fn landed(mut self) -> Result<(), Error> {
-        match self.0.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
-            Err(_) => Err(Error::new(Kind::Closed, "the fetch was given up")),
+    /// Waits until the span has landed, for at most `limit` after its fetch began. A reader that comes back to a fetch
+    /// that is stuck does not wait all over again.
+    pub async fn landed(mut self, limit: Duration) -> Result<(), Error> {
+        match tokio::time::timeout_at(self.started + limit, self.outcome.wait_for(Option::is_some)).await {
+            Ok(Ok(outcome)) => outcome.clone().unwrap_or(Ok(())),
+            Ok(Err(_)) => Err(Error::new(Kind::Closed, "the fetch was given up")),
+            Err(_) => Err(Error::new(Kind::Timeout, format!("nothing arrived in {} s", limit.as_secs_f32()))),
         }
     }
 }
@@ -121,7 +128,7 @@ mod tests {
         assert_eq!((first.len(), tickets.len(), second.len(), none.len()), (1, 2, 1, 0));
         tickets.remove(0).land(Ok(()));
         for wait in first.into_iter().chain(second) {
-            wait.landed().await.unwrap();
+            wait.landed(Duration::from_secs(10)).await.unwrap();
         }
         assert_eq!(flights.len(), 1);
     }
@@ -132,7 +139,7 @@ mod tests {
         let (waits, tickets) = flights.board(&[7], [7], all);
         drop(tickets);
         for wait in waits {
-            assert_eq!(wait.landed().await.unwrap_err().kind(), Kind::Closed);
+            assert_eq!(wait.landed(Duration::from_secs(10)).await.unwrap_err().kind(), Kind::Closed);
         }
         let (_, again) = flights.board(&[], [7], all);
         assert_eq!(again.len(), 1);

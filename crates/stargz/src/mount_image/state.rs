@@ -10,7 +10,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -54,12 +54,18 @@ impl State {
             .create(ROOT)
             .with_context(|| format!("cannot make {ROOT}"))?;
         let path = self.dir.with_extension("lock");
-        let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Some(lock)),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        let failed = |what: &str| format!("cannot {what} {}", path.display());
+        loop {
+            let lock = File::create(&path).with_context(|| failed("make"))?;
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(error).with_context(|| failed("lock")),
+            }
+            // Who held it may have removed the file between our two steps; what counts is the file that others find.
+            let ours = lock.metadata().with_context(|| failed("look at"))?.ino();
+            if fs::metadata(&path).is_ok_and(|found| found.ino() == ours) {
+                return Ok(Some(lock));
             }
         }
     }

@@ -50,7 +50,7 @@ impl Client {
 
     /// Checks that the server answers with its settings.
     #[track_caller]
-    fn is_served(mut self) {
+    fn assert_served(mut self) {
         const SETTINGS: u8 = 4;
         let mut frame = [0; 9];
         self.0.read_exact(&mut frame).expect("the server answers");
@@ -132,7 +132,7 @@ fn keys_that_do_nothing_are_told_and_do_no_harm() {
                 && said.contains("did you mean blob.fetching_timeout_sec?"),
             "{said}"
         );
-        Client::connect(scene).is_served();
+        Client::connect(scene).assert_served();
     });
 }
 
@@ -143,13 +143,13 @@ fn a_second_daemon_on_the_same_root_is_refused_and_harms_nothing() {
         let said = run(&mut daemon(scene), SOON);
         assert!(said.code == Some(1) && said.stderr.contains("in use by another process"), "{said:#?}");
         assert!(said.stderr.contains(scene.path("root").to_str().unwrap()), "{said:#?}");
-        Client::connect(scene).is_served();
+        Client::connect(scene).assert_served();
         first.signal(Signal::INT);
         assert_eq!(first.end(SOON).code, Some(0));
         // Nor does a process that was killed keep the root.
         drop(serving(scene));
         let _next = serving(scene);
-        Client::connect(scene).is_served();
+        Client::connect(scene).assert_served();
     });
 }
 
@@ -170,7 +170,7 @@ fn a_daemon_that_is_told_to_stop_does_so_at_once() {
         let socket = scene.path("run/snapshots.sock");
         for (signal, socket_stays) in [(Signal::TERM, true), (Signal::INT, false), (Signal::TERM, true)] {
             let running = serving(scene);
-            Client::connect(scene).is_served();
+            Client::connect(scene).assert_served();
             running.signal(signal);
             let said = running.end(SOON);
             assert_eq!(said.code, Some(0), "{said:#?}");
@@ -200,28 +200,28 @@ fn clients_that_connect_while_the_daemon_restarts_are_served() {
         let listener = UnixListener::bind(&socket).unwrap();
         let inode = fs::metadata(&socket).unwrap().ino();
         let first = serving_on(scene, &listener);
-        Client::connect(scene).is_served();
+        Client::connect(scene).assert_served();
         first.signal(Signal::TERM);
         assert_eq!(first.end(SOON).code, Some(0));
 
         let between = Client::connect(scene);
         let second = serving_on(scene, &listener);
-        between.is_served();
-        Client::connect(scene).is_served();
+        between.assert_served();
+        Client::connect(scene).assert_served();
         assert_eq!(fs::metadata(&socket).unwrap().ino(), inode, "the socket is the same one");
 
         // Also when there was no time to say anything.
         drop(second);
         let between = Client::connect(scene);
         let third = serving_on(scene, &listener);
-        between.is_served();
+        between.assert_served();
 
         third.signal(Signal::INT);
         assert_eq!(third.end(SOON).code, Some(0));
         assert!(!socket.exists());
         // A listener whose path is gone is of no use; a new one is made.
         let fourth = serving_on(scene, &listener);
-        Client::connect(scene).is_served();
+        Client::connect(scene).assert_served();
         drop(fourth);
     });
 }

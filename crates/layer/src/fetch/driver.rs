@@ -21,7 +21,7 @@ use super::readahead::{Link, Streams};
 use super::span_reader::{Arrived, SpanReader};
 use crate::error::{Error, Kind};
 use crate::image::ImageFiles;
-use crate::source::BlobSource;
+use crate::source::{BlobBody, BlobSource};
 
 /// Limits of the engine.
 #[derive(Clone, Debug)]
@@ -235,7 +235,18 @@ impl Engine {
         let (mut attempt, started) = (0, Instant::now());
         while let Some(range) = reader.remaining() {
             let before = reader.remaining_spans();
-            let Err(error) = self.request(range, &mut reader, &mut decoding).await else { continue };
+            let asked = Instant::now();
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            // The store has tried again by itself whatever may help against a refusal.
+            let body = match self.source().read(range).await {
+                Ok(body) => body,
+                Err(error) => {
+                    let mut failed = reader.fail(&error);
+                    failed.extend(collect(decoding).await);
+                    return failed;
+                }
+            };
+            let Err(error) = self.receive(body, asked, &mut reader, &mut decoding).await else { continue };
             attempt = if reader.remaining_spans() < before { 0 } else { attempt + 1 };
             let late = attempt > 0 && started.elapsed() >= self.options.read_timeout;
             if late || attempt >= self.options.attempts || !worth_a_retry(&error) {
@@ -249,16 +260,14 @@ impl Engine {
         collect(decoding).await
     }
 
-    /// One request: reads its body and hands complete spans to the decoders.
-    async fn request(
+    /// Reads the body of an answer and hands complete spans to the decoders.
+    async fn receive(
         self: &Arc<Self>,
-        range: Range<u64>,
+        mut body: Box<dyn BlobBody>,
+        asked: Instant,
         reader: &mut SpanReader,
         decoding: &mut JoinSet<Vec<(Ticket, Error)>>,
     ) -> Result<(), Error> {
-        let started = Instant::now();
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let mut body = self.source().read(range).await?;
         if body.whole() && !self.whole_only.swap(true, Ordering::Relaxed) {
             tracing::info!(layer = %self.files.meta.digest, "the registry ignores ranges, reading the layer in one piece");
         }
@@ -271,7 +280,7 @@ impl Engine {
         let mut first_byte = None;
         let mut bytes = 0;
         while let Some(piece) = body.next().await? {
-            first_byte.get_or_insert_with(|| started.elapsed());
+            first_byte.get_or_insert_with(|| asked.elapsed());
             bytes += piece.len() as u64;
             self.fetched.fetch_add(piece.len() as u64, Ordering::Relaxed);
             let arrived = reader.push(piece)?;
@@ -285,7 +294,7 @@ impl Engine {
         }
         if let Some(first_byte) = first_byte {
             let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-            ahead.0.note(first_byte, started.elapsed() - first_byte, bytes);
+            ahead.0.note(first_byte, asked.elapsed() - first_byte, bytes);
         }
         if reader.remaining().is_some() {
             return Err(Error::new(Kind::Source, "the answer ended before the last span was whole"));
@@ -335,7 +344,7 @@ async fn collect(mut decoding: JoinSet<Vec<(Ticket, Error)>>) -> Vec<(Ticket, Er
     failed
 }
 
-/// The store has already retried what a new request may cure; what is left is a body that broke off in the middle.
+/// Whether a body that ended with this error only broke off.
 fn worth_a_retry(error: &Error) -> bool {
     matches!(error.kind(), Kind::Source | Kind::Timeout)
 }

@@ -118,7 +118,8 @@ fn a_signal_ends_a_mount_that_is_not_ready_yet() {
             assert!(
                 scene.registry.wait_for(SOON, |seen| seen.iter().any(|request| request.path.contains(path)))
             );
-            waiting.signal(Signal::INT);
+            // Not SIGINT, which a shell lets its background jobs ignore, and they their children.
+            waiting.signal(Signal::TERM);
             waiting.end(SOON);
             scene.registry.clear_faults();
             nothing_left_soon(scene, &dir);

@@ -9,10 +9,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::common::{Place, can_mount, runtime};
+use crate::common::{Place, can_mount, runtime, unmount_idle};
 use mount::{
-    BoxFuture, Ending, ErofsOptions, Fetched, Image, ImageServer, Session, SessionOptions, Source,
-    UnmountMode, bind, mount_erofs, mount_overlay_ro, mounts_below, probe_erofs, unmount,
+    BoxFuture, Ending, ErofsOptions, Fetched, Image, ImageServer, Session, SessionOptions, Source, bind,
+    mount_erofs, mount_overlay_ro, mounts_below, probe_erofs,
 };
 
 const FILE_SIZE: usize = 3 << 20;
@@ -130,8 +130,8 @@ fn data_comes_from_the_fuse_file_and_metadata_does_not() {
     fs::set_permissions(place.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let output = Command::new("sh").args(["-c", &script]).uid(65534).gid(65534).output().unwrap();
     assert_eq!(output.stdout, b"a 2", "{}", String::from_utf8_lossy(&output.stderr));
-    unmount(&target, UnmountMode::Normal).unwrap();
-    unmount(&target, UnmountMode::Normal).unwrap();
+    unmount_idle(&target);
+    unmount_idle(&target);
     server.shutdown(Ending::Unmount).unwrap();
     assert!(mounts_below(&place.path("")).unwrap().is_empty());
 }
@@ -169,7 +169,7 @@ fn a_read_that_fails_half_way_never_shows_zeros() {
             }
             assert!(failed > 0, "{direct_io} {fails_from}");
             drop(file);
-            unmount(&target, UnmountMode::Normal).unwrap();
+            unmount_idle(&target);
         }
     }
     server.shutdown(Ending::Unmount).unwrap();
@@ -196,7 +196,7 @@ fn readahead_decides_the_size_of_requests() {
         let got = source.largest.load(Ordering::SeqCst);
         // Another process may mount at the same moment, then the default stays.
         assert!(got == largest || got == 128 << 10, "{read_ahead_kb:?}: {got}");
-        unmount(&target, UnmountMode::Normal).unwrap();
+        unmount_idle(&target);
     }
     server.shutdown(Ending::Unmount).unwrap();
 }

@@ -53,6 +53,21 @@ impl Drop for Place {
     }
 }
 
+/// Unmounts what nobody uses any more. Another test that starts a process right now lends its files to that process
+/// until the new program begins, so `EBUSY` is tried again for a while.
+#[track_caller]
+pub fn unmount_idle(target: &Path) {
+    let give_up = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        match unmount(target, UnmountMode::Normal) {
+            Err(error) if error.raw_os_error() == Some(16) && std::time::Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result.unwrap(),
+        }
+    }
+}
+
 /// What `fetch` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetch {

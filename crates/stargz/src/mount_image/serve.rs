@@ -79,7 +79,8 @@ impl Prepared {
         }
         let client = Client::new(options, keychain::from_environment())?;
         let image = client.image(reference, &Platform::host()).await?;
-        let cache = flags.cache.clone().unwrap_or_else(|| state.dir().join("layers"));
+        // A directory of its own, since it is made root's alone, and what people name may be anything.
+        let cache = flags.cache.as_deref().unwrap_or(state.dir()).join("layers");
         let read_timeout = config.fetch_timeout();
         let layers = Layers::open(LayersOptions { read_timeout, ..LayersOptions::new(cache.clone()) })?;
         let resolved = resolve(&client, reference, &image.layers, &layers, flags.skip_content_verify).await?;

@@ -153,6 +153,30 @@ fn a_second_daemon_on_the_same_root_is_refused_and_harms_nothing() {
     });
 }
 
+/// What a service manager is told, over the socket that it names: the listening socket to keep, that the daemon serves,
+/// and that it stops.
+#[test]
+fn the_service_manager_is_told_when_it_serves_and_when_it_stops() {
+    scene(20, |scene| {
+        scene.write("config.toml", "");
+        let path = scene.path("notify.sock");
+        let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        manager.set_read_timeout(Some(SOON)).unwrap();
+        let next = || {
+            let mut message = [0; 4096];
+            let len = manager.recv(&mut message).unwrap();
+            String::from_utf8(message[..len].to_vec()).unwrap()
+        };
+        let running = Running::start(daemon(scene).env("NOTIFY_SOCKET", &path));
+        assert_eq!(next(), "FDSTORE=1\nFDNAME=snapshots\n");
+        assert_eq!(next(), "READY=1\n");
+        Client::connect(scene).assert_served();
+        running.signal(Signal::TERM);
+        assert_eq!(next(), "STOPPING=1\n");
+        assert_eq!(running.end(SOON).code, Some(0));
+    });
+}
+
 #[test]
 fn an_address_that_is_taken_by_something_else_is_left_alone() {
     scene(20, |scene| {

@@ -62,6 +62,9 @@ impl LayersOptions {
     }
 }
 
+/// How long a process that was killed may take to let go of the root.
+const DYING: Duration = Duration::from_secs(1);
+
 /// The layers below one root, which one process owns at a time.
 ///
 /// One lock guards the table of live layers and is never held over an await. Resolving is one flight for each digest,
@@ -101,7 +104,7 @@ impl Resolved {
 impl Layers {
     /// Takes the root over. Leftovers of a crash are removed.
     ///
-    /// Must be called within a tokio runtime.
+    /// Must be called within a tokio runtime. Blocks on the disk, and for up to a second on a process that is dying.
     ///
     /// # Errors
     /// Another process owns the root, or it can't be written.
@@ -112,16 +115,22 @@ impl Layers {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(io)?;
         fs::set_permissions(root, fs::Permissions::from_mode(0o700)).map_err(io)?;
         let lock = File::create(root.join("lock")).map_err(io)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                let what = format!(
-                    "{} is in use by another process; stop it, or choose another directory",
-                    root.display()
-                );
-                return Err(Error::new(Kind::Disk, what));
+        let started = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                // One that was killed holds its lock until the kernel has closed all its files.
+                Err(fs::TryLockError::WouldBlock) if started.elapsed() < DYING => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(fs::TryLockError::WouldBlock) => {
+                    let root = root.display();
+                    let what =
+                        format!("{root} is in use by another process; stop it, or choose another directory");
+                    return Err(Error::new(Kind::Disk, what));
+                }
+                Err(fs::TryLockError::Error(error)) => return Err(io(error)),
             }
-            Err(fs::TryLockError::Error(error)) => return Err(io(error)),
         }
         for entry in fs::read_dir(root).map_err(io)? {
             let entry = entry.map_err(io)?;

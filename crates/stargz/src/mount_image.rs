@@ -21,6 +21,8 @@ use crate::{cli, config, logging};
 
 /// What the process in the background writes to its standard output when the image is mounted.
 const READY: &str = "ready";
+/// How long a process that was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(1);
 /// How long `umount` waits for the process in the background to clean up.
 const CLEANUP: Duration = Duration::from_secs(10);
 
@@ -57,8 +59,16 @@ pub fn mount(flags: &cli::Mount) -> anyhow::Result<()> {
 
 /// The lock of the state, after what a killed process left is cleared away.
 fn free_state(state: &State, dir: &Path) -> anyhow::Result<File> {
-    let Some(lock) = state.lock()? else {
-        bail!("cannot mount at {}: another process is mounting or unmounting there", dir.display());
+    let started = Instant::now();
+    let lock = loop {
+        match state.lock()? {
+            Some(lock) => break lock,
+            // One that was killed holds its lock until the kernel has closed all its files.
+            None if started.elapsed() < DYING => std::thread::sleep(Duration::from_millis(20)),
+            None => {
+                bail!("cannot mount at {}: another process is mounting or unmounting there", dir.display())
+            }
+        }
     };
     if state.exists() {
         state.clear();

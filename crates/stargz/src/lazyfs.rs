@@ -10,8 +10,7 @@ use async_trait::async_trait;
 use format::Digest;
 use layer::{Layer, Layers};
 use snapshotter::{FileSystem, FsError};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::{Semaphore, watch};
 
 use crate::labels::{self, LayerSource};
 use crate::shelf::Shelf;
@@ -40,10 +39,13 @@ pub struct Prefetch {
     pub hold_up_to: Option<u64>,
 }
 
+/// Layers that are resolved ahead at one time. Those that containerd asks for do not wait for them.
+const RESOLVED_AHEAD_AT_ONCE: usize = 16;
+
 /// Mounts layers lazily from registries.
 ///
-/// The tables are behind short locks, never held over an await. Tasks that resolve layers ahead are owned by
-/// [`LazyFs::ahead`]'s entries and end by themselves.
+/// The tables are behind short locks, never held over an await. A task that resolves a layer ahead
+/// ends by itself after the layer's time to live, and with the runtime.
 #[derive(Debug)]
 pub struct LazyFs {
     client: registry::Client,
@@ -52,6 +54,8 @@ pub struct LazyFs {
     policy: Policy,
     /// Layers that were resolved ahead, and since when.
     ahead: Mutex<HashMap<Digest, Instant>>,
+    /// Bounds the requests and the memory that a long list of neighbours can cost.
+    ahead_permits: Semaphore,
     /// How many mounts of a layer are under way: such a layer is not taken away.
     mounting: Mutex<HashMap<Digest, usize>>,
     /// Prefetches by layer; the value turns true when nobody has to wait for it (any more).
@@ -73,6 +77,7 @@ impl LazyFs {
             shelf,
             policy,
             ahead: Mutex::default(),
+            ahead_permits: Semaphore::new(RESOLVED_AHEAD_AT_ONCE),
             mounting: Mutex::default(),
             prefetches: Mutex::default(),
             closing: AtomicBool::new(false),
@@ -115,15 +120,19 @@ impl LazyFs {
                 continue;
             }
             ahead.insert(*neighbour, now);
-            drop(self.resolve_one_ahead(*neighbour, self.client.blob(&source.reference, neighbour)));
+            self.resolve_one_ahead(*neighbour, self.client.blob(&source.reference, neighbour));
         }
     }
 
     /// The task ends after the time to live, when it takes back what nobody came for.
-    fn resolve_one_ahead(self: &Arc<Self>, digest: Digest, blob: registry::Blob) -> JoinHandle<()> {
+    fn resolve_one_ahead(self: &Arc<Self>, digest: Digest, blob: registry::Blob) {
         let fs = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = fs.layers.resolve(digest, None, Arc::new(blob)).await {
+            let resolved = {
+                let Ok(_permit) = fs.ahead_permits.acquire().await else { return };
+                fs.layers.resolve(digest, None, Arc::new(blob)).await
+            };
+            if let Err(error) = resolved {
                 tracing::debug!(%error, "layer could not be resolved ahead");
                 return;
             }
@@ -131,7 +140,7 @@ impl LazyFs {
             if !fs.closing.load(Ordering::Relaxed) {
                 fs.forget(&digest).await;
             }
-        })
+        });
     }
 
     fn mounting(&self) -> MutexGuard<'_, HashMap<Digest, usize>> {

@@ -22,6 +22,7 @@ mod flush;
 pub mod image;
 mod layer;
 mod layers;
+mod resolve;
 pub mod source;
 
 pub use error::{Error, Kind};

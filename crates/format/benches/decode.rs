@@ -1,4 +1,4 @@
-//! Speed of expanding a span: the whole member at once against the stream.
+//! Speed of expanding a span, in gzip and in zstd: the whole member or frame at once against the stream.
 //!
 //! `cargo bench -p format --bench decode [FILE]`: FILE is cut into chunks of 4 MiB; without it, text is made up.
 #![allow(missing_docs, clippy::print_stdout)]
@@ -19,20 +19,35 @@ fn main() {
         None => text(8 * CHUNK),
     };
     let chunks: Vec<&[u8]> = data.chunks(CHUNK).collect();
-    let members: Vec<Vec<u8>> = chunks.iter().map(|chunk| gzip(chunk)).collect();
-    let compressed: usize = members.iter().map(Vec::len).sum();
-    println!("{} chunks, {} bytes, {compressed} compressed", chunks.len(), data.len());
+    measure_both(
+        "gzip",
+        Compression::Gzip,
+        &chunks,
+        &chunks.iter().map(|chunk| gzip(chunk)).collect::<Vec<_>>(),
+    );
+    measure_both(
+        "zstd",
+        Compression::Zstd,
+        &chunks,
+        &chunks.iter().map(|chunk| zstd(chunk)).collect::<Vec<_>>(),
+    );
+}
+
+fn measure_both(name: &str, compression: Compression, chunks: &[&[u8]], spans: &[Vec<u8>]) {
+    let size: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+    let compressed: usize = spans.iter().map(Vec::len).sum();
+    println!("{name}: {} chunks, {size} bytes, {compressed} compressed", chunks.len());
     let mut out = Vec::new();
-    measure("whole member", data.len(), || {
-        for (member, chunk) in members.iter().zip(&chunks) {
-            decode(Compression::Gzip, member, chunk.len(), &mut out).expect("it was compressed like this");
+    measure(&format!("{name}, whole"), size, || {
+        for (span, chunk) in spans.iter().zip(chunks) {
+            decode(compression, span, chunk.len(), &mut out).expect("it was compressed like this");
             black_box(&out);
         }
     });
     let mut out = vec![0; CHUNK];
-    measure("stream", data.len(), || {
-        for (member, chunk) in members.iter().zip(&chunks) {
-            let mut decoder = StreamDecoder::new(Compression::Gzip, &member[..]);
+    measure(&format!("{name}, stream"), size, || {
+        for (span, chunk) in spans.iter().zip(chunks) {
+            let mut decoder = StreamDecoder::new(compression, &span[..]);
             decoder.read_exact(&mut out[..chunk.len()]).expect("it was compressed like this");
             black_box(&out);
         }
@@ -54,6 +69,13 @@ fn measure(name: &str, bytes: usize, mut round: impl FnMut()) {
 
 fn gzip(data: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(data).expect("a vector takes everything");
+    encoder.finish().expect("a vector takes everything")
+}
+
+/// A frame without the size of its content, as the streaming encoders of converters write it.
+fn zstd(data: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).expect("the level is valid");
     encoder.write_all(data).expect("a vector takes everything");
     encoder.finish().expect("a vector takes everything")
 }

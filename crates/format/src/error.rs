@@ -13,7 +13,9 @@ use crate::Digest;
 #[non_exhaustive]
 pub enum FormatError {
     /// No known footer: an ordinary layer, which can only be pulled in full.
-    #[error("the blob has no eStargz footer; it is an ordinary layer that has to be pulled in full")]
+    #[error(
+        "the blob has no footer of a lazily pullable format; it is an ordinary layer that has to be pulled in full"
+    )]
     NotLazy,
     /// The caller passed fewer or more last bytes than the blob has.
     #[error(
@@ -43,10 +45,41 @@ pub enum FormatError {
         /// Where the footer starts, thus where the TOC has to end.
         end: u64,
     },
+    /// A zstd:chunked footer, or a manifest, has something outside of the blob or in a wrong place.
+    #[error(
+        "the zstd:chunked footer or manifest has {what} in the {size} bytes from byte {offset} on, but the blob's data \
+         ends at byte {end}"
+    )]
+    FooterRange {
+        /// What is wrongly placed.
+        what: &'static str,
+        /// Where it starts.
+        offset: u64,
+        /// Its size.
+        size: u64,
+        /// Where the footer starts, thus where everything else has to end.
+        end: u64,
+    },
+    /// A zstd:chunked footer, or a manifest, announces a TOC of another type than JSON.
+    #[error("the TOC is of type {found}, only type 1 is known")]
+    TocType {
+        /// The type in the footer.
+        found: u64,
+    },
+    /// An annotation in a manifest does not have the form that its name promises.
+    #[error("the annotation {key} is {value:?}, expected {expected}")]
+    Annotation {
+        /// Its name.
+        key: String,
+        /// Its value, cut when absurdly long.
+        value: String,
+        /// What its value has to be.
+        expected: &'static str,
+    },
     /// Reading the compressed TOC failed before its format mattered.
     #[error("reading the compressed TOC")]
     Source(#[source] Arc<io::Error>),
-    /// The compressed TOC is not gzip, is damaged or ends early.
+    /// The compressed TOC is not compressed like this, is damaged or ends early.
     #[error("decompressing the TOC")]
     TocCompression(#[source] Arc<io::Error>),
     /// The TOC's gzip member does not hold a tar entry `stargz.index.json`.
@@ -55,12 +88,18 @@ pub enum FormatError {
         /// What was found instead.
         reason: String,
     },
-    /// The TOC ends before the size that its tar header gives.
+    /// The TOC ends before the size that its tar header or the footer gives.
     #[error("the TOC ends after {got} of {size} bytes")]
     TocTruncated {
         /// Bytes of JSON that are there.
         got: u64,
-        /// Bytes that the tar header announces.
+        /// Bytes that were announced.
+        size: u64,
+    },
+    /// The TOC goes on after the size that the footer gives.
+    #[error("the TOC goes on after the {size} bytes that it should have")]
+    TocTooLong {
+        /// Bytes that were announced.
         size: u64,
     },
     /// The TOC exceeds one of the [`Limits`](crate::Limits).
@@ -85,6 +124,9 @@ pub enum FormatError {
         /// The digest of the TOC at hand.
         actual: Box<Digest>,
     },
+    /// The TOC was to be checked by its compressed bytes, which this kind of TOC has no digest of.
+    #[error("the TOC has no digest of its compressed bytes; only zstd:chunked has")]
+    NoCompressedDigest,
     /// One entry of the TOC is wrong.
     #[error("TOC entry {path:?}: {problem}")]
     Entry {
@@ -180,6 +222,9 @@ pub enum EntryError {
     /// A chunk without digest: its content could not be verified.
     #[error("the chunk at byte {0} of the file has no digest")]
     MissingDigest(u64),
+    /// A chunk of a type that nobody knows, so its content could be anything.
+    #[error("unknown chunk type {0:?}")]
+    UnknownChunkType(String),
     /// A chunk entry that follows no regular file.
     #[error("a chunk that belongs to no regular file")]
     OrphanChunk,

@@ -1,10 +1,15 @@
-//! The footer of an eStargz blob: where the TOC is.
+//! The footer of a lazily pullable blob: where the TOC is.
 //!
-//! The footer is an empty gzip member of fixed length whose "extra" header field (RFC 1952, section 2.3.1.1) carries
-//! the offset of the TOC in hex. eStargz wraps it in a subfield `SG`; the older stargz format puts it there bare.
+//! Five kinds of blobs end in a footer of their own. Those of the gzip family are an empty gzip member of fixed length
+//! (`footer/gzip.rs`), those of zstd:chunked lie in a skippable frame (`footer/zstd.rs`). What a footer says is a claim;
+//! a [`Footer`] is one whose places lie inside of the blob, in the right order.
+
+mod gzip;
+mod zstd;
 
 use std::ops::Range;
 
+use crate::decompress::Compression;
 use crate::error::FormatError;
 
 /// How a lazily pullable blob carries its TOC.
@@ -15,18 +20,35 @@ pub enum TocKind {
     Estargz,
     /// stargz, the predecessor: the same TOC, footer of 47 bytes.
     LegacyStargz,
+    /// eStargz whose TOC is in a blob of its own, which is gzip with a tar entry as well; footer of 46 bytes.
+    ExternalToc,
+    /// zstd:chunked: a zstd frame of plain JSON, hidden in a skippable frame; footer of 40, 56 or 64 bytes.
+    ZstdChunked {
+        /// Size of the JSON, in bytes, as the footer or the manifest has it.
+        json_size: u64,
+    },
+}
+
+impl TocKind {
+    /// How the contents of a blob of this kind are compressed.
+    pub fn compression(self) -> Compression {
+        match self {
+            TocKind::Estargz | TocKind::LegacyStargz | TocKind::ExternalToc => Compression::Gzip,
+            TocKind::ZstdChunked { .. } => Compression::Zstd,
+        }
+    }
 }
 
 /// No footer is longer than this. Passing this many last bytes to [`Footer::find`] is always enough.
-pub const FOOTER_SIZE_MAX: usize = ESTARGZ.size;
+pub const FOOTER_SIZE_MAX: usize = zstd::FRAME_SIZE_MAX;
 
-/// A footer whose offsets lie inside of its blob.
+/// What is known of a blob from its end, or from its description in a manifest, with all places inside of the blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Footer {
     /// How the TOC is stored.
     pub kind: TocKind,
-    /// Where the compressed TOC is in the blob. Never empty.
-    pub toc: Range<u64>,
+    /// Where the compressed TOC is in the blob, never empty. `None` for [`TocKind::ExternalToc`]: it is not in this blob.
+    pub toc: Option<Range<u64>>,
     /// Where the payload, the compressed file contents, ends in the blob. It starts at 0.
     pub payload_end: u64,
 }
@@ -39,62 +61,47 @@ impl Footer {
     ///
     /// # Errors
     /// [`FormatError::NotLazy`] when there is no footer, [`FormatError::TailSize`] when the tail is too short to tell
-    /// or longer than the blob, `FooterOffset…` when there is a footer that cannot be right.
+    /// or longer than the blob, `Footer…` when there is a footer that cannot be right.
     pub fn find(tail: &[u8], blob_size: u64) -> Result<Footer, FormatError> {
         let needed = usize::try_from(blob_size).unwrap_or(usize::MAX).min(FOOTER_SIZE_MAX);
         if tail.len() < needed || tail.len() as u64 > blob_size {
             return Err(FormatError::TailSize { given: tail.len(), needed, blob_size });
         }
-        for layout in [ESTARGZ, LEGACY] {
-            if let Some(hex) = layout.offset_field(tail) {
-                return layout.locate(hex, blob_size);
-            }
+        if let Some(footer) = gzip::find(tail, blob_size)? {
+            return Ok(footer);
         }
-        Err(FormatError::NotLazy)
+        zstd::find(tail, blob_size)?.ok_or(FormatError::NotLazy)
+    }
+
+    /// How the contents of the blob are compressed.
+    pub fn compression(&self) -> Compression {
+        self.kind.compression()
     }
 }
 
-const ESTARGZ: Layout = Layout { kind: TocKind::Estargz, size: 51, extra: b"\x1a\0SG\x16\0" };
-const LEGACY: Layout = Layout { kind: TocKind::LegacyStargz, size: 47, extra: b"\x16\0" };
-
-/// A gzip header of which only the parts count that every gzip writer sets alike: magic, method, and "there is an
-/// extra field and nothing else". Time, level and operating system (bytes 4 to 9) depend on the writer.
-const GZIP_HEADER: &[u8] = b"\x1f\x8b\x08\x04";
-const GZIP_HEADER_SIZE: usize = 10;
-const HEX_DIGITS: usize = 16;
-const MAGIC: &[u8] = b"STARGZ";
-
-/// The fixed parts of one kind of footer.
-struct Layout {
-    kind: TocKind,
-    /// Length of the whole gzip member.
-    size: usize,
-    /// Length of the extra field, and the head of its subfield if there is one.
-    extra: &'static [u8],
+/// Where a zstd:chunked blob has its TOC, as a footer or a manifest says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkedPosition {
+    /// Start of the compressed TOC in the blob.
+    pub offset: u64,
+    /// Size of the compressed TOC, in bytes.
+    pub size: u64,
+    /// Size of the JSON, in bytes.
+    pub json_size: u64,
+    /// What the TOC is; only 1 is known.
+    pub toc_type: u64,
 }
 
-impl Layout {
-    /// The offset's digits, if `tail` ends in a footer of this kind.
-    fn offset_field<'a>(&self, tail: &'a [u8]) -> Option<&'a [u8]> {
-        let footer = tail.get(tail.len().checked_sub(self.size)?..)?;
-        let (header, rest) = footer.split_at_checked(GZIP_HEADER_SIZE)?;
-        let (hex, rest) = rest.strip_prefix(self.extra)?.split_at_checked(HEX_DIGITS)?;
-        (header.starts_with(GZIP_HEADER) && rest.starts_with(MAGIC)).then_some(hex)
-    }
-
-    fn locate(&self, hex: &[u8], blob_size: u64) -> Result<Footer, FormatError> {
-        let syntax = || FormatError::FooterOffsetSyntax { text: String::from_utf8_lossy(hex).into_owned() };
-        // The number parser would take a sign, too.
-        if !hex.iter().all(u8::is_ascii_hexdigit) {
-            return Err(syntax());
-        }
-        let text = std::str::from_utf8(hex).map_err(|_| syntax())?;
-        let offset = u64::from_str_radix(text, 16).map_err(|_| syntax())?;
-        let end = blob_size.saturating_sub(self.size as u64);
-        if offset >= end {
-            return Err(FormatError::FooterOffsetRange { offset, end });
-        }
-        Ok(Footer { kind: self.kind, toc: offset..end, payload_end: offset })
+impl ChunkedPosition {
+    /// The same as a footer of the blob would say, for who has this from a manifest. A blob that is not zstd:chunked is
+    /// noticed when its TOC is read.
+    ///
+    /// # Errors
+    /// [`FormatError::FooterRange`] when the place is not inside of a blob of `blob_size` bytes or empty,
+    /// [`FormatError::TocType`].
+    pub fn locate(&self, blob_size: u64) -> Result<Footer, FormatError> {
+        // There is no zstd:chunked blob without a footer, and the shortest is this long.
+        zstd::locate(self, blob_size.saturating_sub(zstd::FRAME_SIZE_MIN as u64))
     }
 }
 

@@ -4,7 +4,8 @@
 //!
 //! * Node 0 is the root; every node is reachable from it; a directory's [`NodeId`] is greater than its parent's.
 //! * No name is empty, `.` or `..`, longer than 255 bytes, or has a `/` or NUL; names within a directory differ.
-//! * The chunks of a file are contiguous from 0 to its size and start inside of the payload.
+//! * The chunks of a file are in ascending order, disjoint, inside of the file, and start inside of the payload. What no
+//!   chunk covers is a hole that the TOC declares: it reads as zeros and has no bytes in the blob.
 //! * Nothing that only steers the format is shown: the landmarks and `stargz.index.json` in the root, names that
 //!   start with `.wh.` (they became [`NodeKind::Whiteout`] or [`NodeKind::Directory::opaque`]), and extended attributes
 //!   `trusted.overlay.*`: how layers stack is for whiteouts to say, and content could lead overlayfs astray with them.
@@ -34,7 +35,8 @@ pub struct Limits {
 
 impl Default for Limits {
     /// 512 MiB of JSON, 1 MiB an entry, 2,000,000 entries. An entry usually takes 300 to 400 bytes, so this is for
-    /// layers of more than a million files; a TOC at its limits takes up to about 500 MB of memory.
+    /// layers of more than a million files; a TOC at its limits takes up to about 500 MB of memory, and while it is read
+    /// up to 128 MiB for the window of its zstd frame.
     fn default() -> Limits {
         Limits { json_bytes: 512 << 20, entry_bytes: 1 << 20, entries: 2_000_000 }
     }
@@ -43,7 +45,7 @@ impl Default for Limits {
 /// A TOC that was read, but could be anyone's.
 #[derive(Debug)]
 pub struct UnverifiedToc {
-    pub(super) toc: Toc,
+    toc: Toc,
 }
 
 impl UnverifiedToc {
@@ -52,15 +54,34 @@ impl UnverifiedToc {
         self.toc.digest
     }
 
+    /// The SHA-256 digest of the compressed TOC. Known for zstd:chunked only.
+    pub fn compressed_digest(&self) -> Option<Digest> {
+        self.toc.compressed_digest
+    }
+
     /// The TOC, if it is the one with this digest: the one that a verified manifest has in its annotation
     /// `containerd.io/snapshot/stargz/toc.digest`.
     ///
     /// # Errors
     /// [`FormatError::TocDigest`]. Only SHA-256 digests can match; converters write no others.
     pub fn verify(self, expected: &Digest) -> Result<Toc, FormatError> {
-        if self.toc.digest != *expected {
-            let (expected, actual) = (Box::new(*expected), Box::new(self.toc.digest));
-            return Err(FormatError::TocDigest { expected, actual });
+        let actual = self.toc.digest;
+        self.compare(expected, actual)
+    }
+
+    /// The TOC, if it is the one whose *compressed* bytes have this digest: the one that a verified manifest has in its
+    /// annotation `manifest-checksum` (see [`ChunkedAnnotations::checksum`](crate::ChunkedAnnotations)).
+    ///
+    /// # Errors
+    /// [`FormatError::TocDigest`], or [`FormatError::NoCompressedDigest`] for a TOC of another kind than zstd:chunked.
+    pub fn verify_compressed(self, expected: &Digest) -> Result<Toc, FormatError> {
+        let actual = self.toc.compressed_digest.ok_or(FormatError::NoCompressedDigest)?;
+        self.compare(expected, actual)
+    }
+
+    fn compare(self, expected: &Digest, actual: Digest) -> Result<Toc, FormatError> {
+        if actual != *expected {
+            return Err(FormatError::TocDigest { expected: Box::new(*expected), actual: Box::new(actual) });
         }
         Ok(self.toc)
     }
@@ -76,6 +97,7 @@ impl UnverifiedToc {
 #[derive(Debug)]
 pub struct Toc {
     digest: Digest,
+    compressed_digest: Option<Digest>,
     trusted_because: Option<String>,
     nodes: Vec<Node>,
     chunks: Vec<Chunk>,
@@ -90,6 +112,11 @@ impl Toc {
     /// The SHA-256 digest of the TOC's JSON.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// The SHA-256 digest of the compressed TOC. Known for zstd:chunked only.
+    pub fn compressed_digest(&self) -> Option<Digest> {
+        self.compressed_digest
     }
 
     /// Why this TOC was taken without verification, if it was.
@@ -200,7 +227,7 @@ pub enum NodeKind {
     File {
         /// Its size in bytes.
         size: u64,
-        /// Its chunks, in [`Toc::chunks`]; none for an empty file.
+        /// Its chunks, in [`Toc::chunks`]; none for a file that is empty or one hole.
         chunks: std::ops::Range<u32>,
     },
     /// A symbolic link.

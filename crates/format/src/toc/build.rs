@@ -3,12 +3,11 @@
 //! What the names mean (links, whiteouts, landmarks) is for `finish`, when all are known.
 
 use super::attributes;
-use super::entry::{Entry, EntryKind, Text};
-use super::names::{NameId, Names, RelativePath, Target};
+use super::entry::{ChunkType, Entry, EntryKind, Text};
+use super::names::{NameId, Names, RelativePath, Rooted, Target};
 use super::{Chunk, Limits, Node, NodeId, NodeKind};
-use crate::decompress::EXPANSION_MAX;
-use crate::error::{EntryError, FormatError};
-use crate::footer::Footer;
+use crate::error::{EntryError, FormatError, excerpt};
+use crate::footer::{Footer, TocKind};
 use crate::timestamp::Timestamp;
 
 /// A TOC of which some entries were read.
@@ -26,6 +25,9 @@ pub(super) struct Builder {
     entries: u64,
     entries_max: u32,
     payload_end: u64,
+    /// The most that a byte of the payload can expand to.
+    expansion_max: u64,
+    pub rooted: Rooted,
 }
 
 /// A hard link that nothing is known of yet.
@@ -56,6 +58,11 @@ impl Builder {
             entries: 0,
             entries_max: limits.entries,
             payload_end: footer.payload_end,
+            expansion_max: footer.compression().expansion_max(),
+            rooted: match footer.kind {
+                TocKind::ZstdChunked { .. } => Rooted::Accepted,
+                TocKind::Estargz | TocKind::LegacyStargz | TocKind::ExternalToc => Rooted::Refused,
+            },
         }
     }
 
@@ -100,7 +107,7 @@ impl Builder {
             Text::Absent => return Err(EntryError::UnknownType(String::new())),
             Text::Wrong(text) => return Err(EntryError::UnknownType(text)),
         };
-        let mut components = RelativePath::new(name.as_bytes())?.components();
+        let mut components = RelativePath::new(name.as_bytes(), self.rooted)?.components();
         let Some(name) = components.next_back() else {
             return self.set_root(kind, &entry);
         };
@@ -228,12 +235,27 @@ impl Builder {
                 file_size: file.size,
             });
         }
-        let digest = attributes::chunk_digest(entry, size == file.size)?;
+        match &entry.chunk_type {
+            Text::Absent => self.push_data(file_offset, size, size == file.size, entry)?,
+            Text::Parsed(ChunkType::Zeros) => {}
+            Text::Wrong(text) => return Err(EntryError::UnknownChunkType(excerpt(text.as_bytes()))),
+        }
+        file.covered += size;
+        Ok(())
+    }
+
+    fn push_data(
+        &mut self,
+        file_offset: u64,
+        size: u64,
+        whole_file: bool,
+        entry: &Entry,
+    ) -> Result<(), EntryError> {
+        let digest = attributes::chunk_digest(entry, whole_file)?;
         let blob_offset = attributes::unsigned("offset", entry.offset)?;
         let inner_offset = attributes::unsigned("innerOffset", entry.inner_offset)?;
         self.check_place(blob_offset, inner_offset, size)?;
         self.chunks.push(Chunk { file_offset, size, blob_offset, inner_offset, digest });
-        file.covered += size;
         Ok(())
     }
 
@@ -244,7 +266,7 @@ impl Builder {
             return Err(EntryError::ChunkOutsidePayload { offset, payload_end });
         };
         match inner_offset.checked_add(size) {
-            Some(end) if end <= compressed.saturating_mul(EXPANSION_MAX) => Ok(()),
+            Some(end) if end <= compressed.saturating_mul(self.expansion_max) => Ok(()),
             _ => Err(EntryError::ChunkTooLarge { offset }),
         }
     }

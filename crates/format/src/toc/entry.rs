@@ -34,6 +34,22 @@ pub(super) struct Entry {
     pub chunk_offset: i64,
     pub chunk_size: i64,
     pub chunk_digest: Text<Digest>,
+    pub chunk_type: Text<ChunkType>,
+}
+
+/// What the bytes of a chunk are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChunkType {
+    /// All zero, whatever the blob has there.
+    Zeros,
+}
+
+impl FromStr for ChunkType {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<ChunkType, ()> {
+        if text == "zeros" { Ok(ChunkType::Zeros) } else { Err(()) }
+    }
 }
 
 /// The type of an entry.

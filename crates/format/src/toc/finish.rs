@@ -18,7 +18,7 @@ const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
 
 impl Builder {
     /// The tree, when all entries were added.
-    pub fn finish(mut self, digest: Digest) -> Result<Toc, FormatError> {
+    pub fn finish(mut self, digest: Digest, compressed_digest: Option<Digest>) -> Result<Toc, FormatError> {
         self.close_file()?;
         self.resolve_links()?;
         let landmark = self.landmark()?;
@@ -28,7 +28,7 @@ impl Builder {
         dirents.sort_unstable_by(|a, b| (a.parent, a.name(&names)).cmp(&(b.parent, b.name(&names))));
         count_links(&mut nodes, &dirents);
         drop_unreachable(&mut nodes, &mut chunks, &mut dirents);
-        Ok(Toc { digest, trusted_because: None, nodes, chunks, dirents, names, landmark })
+        Ok(Toc { digest, compressed_digest, trusted_because: None, nodes, chunks, dirents, names, landmark })
     }
 
     /// Points the names of hard links at the nodes that their targets finally are.
@@ -60,7 +60,7 @@ impl Builder {
 
     fn link_target(&self, link: u32) -> Result<Target, FormatError> {
         let target = &self.links[link as usize].target;
-        let path = RelativePath::new(target).map_err(|problem| {
+        let path = RelativePath::new(target, self.rooted).map_err(|problem| {
             self.link_error(link, |target| EntryError::BadLinkTarget { target, problem: Box::new(problem) })
         })?;
         match self.names.lookup(path) {

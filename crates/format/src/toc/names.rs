@@ -16,10 +16,19 @@ const PATH_MAX: usize = 4096;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RelativePath<'a>(&'a [u8]);
 
+/// What to do with a name that starts with `/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rooted {
+    /// eStargz has its names cleaned.
+    Refused,
+    /// Podman has them as the archive does, and for those who unpack an archive the root is that of the layer.
+    Accepted,
+}
+
 impl<'a> RelativePath<'a> {
     /// Accepts what tar writers produce (`a/b`, `./a/b`, `a/b/`) and nothing that points elsewhere.
-    pub fn new(name: &'a [u8]) -> Result<RelativePath<'a>, EntryError> {
-        if name.starts_with(b"/") {
+    pub fn new(name: &'a [u8], rooted: Rooted) -> Result<RelativePath<'a>, EntryError> {
+        if name.starts_with(b"/") && rooted == Rooted::Refused {
             return Err(EntryError::AbsoluteName);
         }
         if name.len() > PATH_MAX {

@@ -1,23 +1,25 @@
-//! From the compressed TOC to entries: gzip, tar, JSON, in one pass that never holds the text.
+//! From the compressed TOC to entries: gzip and tar, or zstd, then JSON, in one pass that never holds the text.
 
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
-use flate2::bufread::MultiGzDecoder;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::build::Builder;
 use super::entry::Entry;
 use super::{Limits, UnverifiedToc};
-use crate::digest::{Algorithm, Hasher};
+use crate::decompress::StreamDecoder;
+use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{FormatError, excerpt};
-use crate::footer::Footer;
+use crate::footer::{Footer, TocKind};
 
-/// Reads the TOC that `footer` locates from `compressed`, which yields the bytes of the blob in [`Footer::toc`].
+/// Reads the TOC that `footer` locates from `compressed`, which yields the bytes of the blob in [`Footer::toc`], or for
+/// [`TocKind::ExternalToc`] the whole blob that has the TOC.
 ///
-/// Reads no further than the end of the JSON. Memory grows with the number of entries, not with the size of the text.
+/// Reads no further than the end of the JSON; a TOC of zstd:chunked is read to the end of its place, for its digest.
+/// Memory grows with the number of entries, not with the size of the text.
 ///
 /// # Errors
 /// [`FormatError::Source`] when `compressed` fails, otherwise what is wrong with the TOC. Structural errors are found
@@ -27,8 +29,40 @@ pub fn read_toc(
     compressed: impl Read,
     limits: &Limits,
 ) -> Result<UnverifiedToc, FormatError> {
-    let mut tar = MultiGzDecoder::new(BufReader::with_capacity(BUFFER, Source(compressed)));
-    let size = read_tar_header(&mut tar)?;
+    let compression = footer.kind.compression();
+    match footer.kind {
+        TocKind::Estargz | TocKind::LegacyStargz | TocKind::ExternalToc => {
+            let mut tar = StreamDecoder::new(compression, Source(compressed));
+            let size = read_tar_header(&mut tar)?;
+            let (builder, digest) = read_json(&mut tar, size, footer, limits)?;
+            Ok(UnverifiedToc { toc: builder.finish(digest, None)? })
+        }
+        TocKind::ZstdChunked { json_size } => {
+            let size = footer.toc.as_ref().map_or(0, |toc| toc.end.saturating_sub(toc.start));
+            let source =
+                Hashed { source: Source(compressed.take(size)), hasher: Hasher::new(Algorithm::Sha256) };
+            let mut text = StreamDecoder::new(compression, source);
+            let (builder, digest) = read_json(&mut text, json_size, footer, limits)?;
+            if text.read(&mut [0]).map_err(lift_io)? > 0 {
+                return Err(FormatError::TocTooLong { size: json_size });
+            }
+            let source = text.source_mut();
+            io::copy(source, &mut io::sink()).map_err(lift_io)?;
+            let compressed_digest = source.get_mut().hasher.clone().finish();
+            // Its window may be as large as what follows takes.
+            drop(text);
+            Ok(UnverifiedToc { toc: builder.finish(digest, Some(compressed_digest))? })
+        }
+    }
+}
+
+/// Reads `size` bytes of JSON, and returns them parsed and their digest.
+fn read_json(
+    text: &mut impl Read,
+    size: u64,
+    footer: &Footer,
+    limits: &Limits,
+) -> Result<(Builder, Digest), FormatError> {
     // Positions within the text, and thus within the names, are kept in 32 bits.
     let limit = limits.json_bytes.min(u64::from(u32::MAX));
     if size > limit {
@@ -36,7 +70,7 @@ pub fn read_toc(
     }
     let since_entry = Cell::new(0);
     let mut json = Json {
-        tar,
+        text,
         size,
         got: 0,
         hasher: Hasher::new(Algorithm::Sha256),
@@ -49,7 +83,7 @@ pub fn read_toc(
     match (entries.failure, parsed) {
         (Some(error), _) => Err(error),
         (None, Err(error)) => Err(lift_json(error)),
-        (None, Ok(())) => Ok(UnverifiedToc { toc: entries.builder.finish(json.hasher.finish())? }),
+        (None, Ok(())) => Ok((entries.builder, json.hasher.finish())),
     }
 }
 
@@ -104,9 +138,23 @@ impl<R: Read> Read for Source<R> {
     }
 }
 
+/// Hashes what is read.
+struct Hashed<R> {
+    source: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buf)?;
+        self.hasher.update(buf.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+}
+
 /// Exactly the bytes of the JSON, hashed on the way.
 struct Json<'a, R> {
-    tar: R,
+    text: R,
     size: u64,
     got: u64,
     hasher: Hasher,
@@ -130,7 +178,7 @@ impl<R: Read> Read for Json<'_, R> {
         let Some(buf) = buf.get_mut(..wanted).filter(|buf| !buf.is_empty()) else {
             return Ok(0);
         };
-        let count = self.tar.read(buf)?;
+        let count = self.text.read(buf)?;
         if count == 0 {
             return Err(io::Error::other(FormatError::TocTruncated { got: self.got, size: self.size }));
         }

@@ -5,4 +5,6 @@ mod fixture;
 mod hostile;
 mod links;
 mod names;
+mod podman;
 mod whiteouts;
+mod zstd;

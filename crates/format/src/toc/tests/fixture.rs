@@ -12,7 +12,7 @@ use crate::{EntryError, Footer, FormatError, TocKind};
 pub const PAYLOAD_END: u64 = 1 << 20;
 
 pub fn footer() -> Footer {
-    Footer { kind: TocKind::Estargz, toc: PAYLOAD_END..PAYLOAD_END + 1000, payload_end: PAYLOAD_END }
+    Footer { kind: TocKind::Estargz, toc: Some(PAYLOAD_END..PAYLOAD_END + 1000), payload_end: PAYLOAD_END }
 }
 
 /// A tar entry of this name with its padding and the end of the archive.
@@ -28,6 +28,24 @@ pub fn tar(name: &str, content: &[u8]) -> Vec<u8> {
     header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
     let padding = content.len().next_multiple_of(512) - content.len();
     [&header, content, &vec![0; padding + 1024]].concat()
+}
+
+/// The footer of a zstd:chunked blob whose TOC has this size, compressed and not.
+pub fn chunked_footer(size: usize, json_size: usize) -> Footer {
+    let (toc, json_size) = (PAYLOAD_END + 8..PAYLOAD_END + 8 + size as u64, json_size as u64);
+    Footer { kind: TocKind::ZstdChunked { json_size }, toc: Some(toc), payload_end: PAYLOAD_END }
+}
+
+pub fn zstd(data: &[u8]) -> Vec<u8> {
+    ::zstd::bulk::compress(data, 3).unwrap()
+}
+
+/// Reads entries as those of a zstd:chunked blob.
+pub fn read_chunked(entries: Value) -> Result<Toc, FormatError> {
+    let json = json!({ "version": 1, "entries": entries, "tarSplitDigest": digest(9) }).to_string();
+    let compressed = zstd(json.as_bytes());
+    let footer = chunked_footer(compressed.len(), json.len());
+    Ok(read_toc(&footer, &compressed[..], &Limits::default())?.trust_unverified("test"))
 }
 
 pub fn gzip(data: &[u8]) -> Vec<u8> {

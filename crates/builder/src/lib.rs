@@ -1,0 +1,1 @@
+//! Tar layers to lazily pullable layers.

@@ -90,11 +90,15 @@ pub(crate) async fn status_fault(what: &str, response: Response) -> Fault {
     Fault { error: Error::new(kind, text), next }
 }
 
-/// The first error of the distribution specification's error document, fit for one line of a log.
+/// The first error of the distribution specification's error document, or the message of an IPFS node, fit for
+/// one line of a log.
 fn remark(body: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Document {
+        #[serde(default)]
         errors: Vec<Item>,
+        #[serde(default, rename = "Message")]
+        message: String,
     }
     #[derive(serde::Deserialize)]
     struct Item {
@@ -104,8 +108,11 @@ fn remark(body: &[u8]) -> Option<String> {
         message: String,
     }
     let document: Document = serde_json::from_slice(body).ok()?;
-    let Item { code, message } = document.errors.into_iter().next()?;
-    let text = if message.is_empty() { code } else { message };
+    let text = match document.errors.into_iter().next() {
+        Some(Item { code, message }) if message.is_empty() => code,
+        Some(Item { message, .. }) => message,
+        None => document.message,
+    };
     let text: String = text.chars().filter(|c| !c.is_control()).take(MAX_REMARK).collect();
     (!text.is_empty()).then_some(text)
 }
@@ -123,6 +130,7 @@ mod tests {
             ),
             (r#"{"errors":[{"code":"DENIED"}]}"#, Some("DENIED")),
             (r#"{"errors":[]}"#, None),
+            (r#"{"Message":"not found","Code":0}"#, Some("not found")),
             (r#"{"errors":[{}]}"#, None),
             ("<html>", None),
             ("", None),

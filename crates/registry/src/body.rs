@@ -1,12 +1,14 @@
 //! The body of a ranged read.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::{Response, StatusCode};
 
 use crate::answer::Answer;
+use crate::client::Core;
 use crate::error::{Error, Kind, Result};
 use crate::http::next_piece;
 use crate::range::ContentRange;
@@ -35,6 +37,15 @@ pub struct RangeBody {
     budget: Budget,
     started: Instant,
     failure: Option<Error>,
+    /// Called when the body fails.
+    watch: Option<Watch>,
+}
+
+/// Who wants to know that a host does not deliver.
+#[derive(Debug)]
+struct Watch {
+    core: Arc<Core>,
+    host: Arc<str>,
 }
 
 impl RangeBody {
@@ -94,6 +105,7 @@ impl RangeBody {
             budget,
             started: Instant::now(),
             failure: None,
+            watch: None,
         }
     }
 
@@ -114,9 +126,23 @@ impl RangeBody {
             Err(error) => {
                 self.failure = Some(error.clone());
                 self.response = None;
+                if let Some(Watch { core, host }) = self.watch.take() {
+                    core.health.note_failure(&host, None);
+                }
             }
         }
         result
+    }
+
+    /// Tells the health of hosts when the body fails.
+    pub(crate) fn watched(mut self, core: &Arc<Core>, host: &Arc<str>) -> RangeBody {
+        self.watch = Some(Watch { core: Arc::clone(core), host: Arc::clone(host) });
+        self
+    }
+
+    /// A failure to make sense of the body.
+    pub(crate) fn error(&self, kind: Kind, what: &str) -> Error {
+        note_progress(Error::new(kind, format!("{}: {what}", self.what)), self.received, self.left)
     }
 
     async fn advance(&mut self) -> Result<Option<Bytes>> {

@@ -1,8 +1,7 @@
 //! The client: shared state, and one attempt at one host.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use format::Digest;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
@@ -13,16 +12,29 @@ use crate::answer::Answer;
 use crate::auth::{Auth, Grant, Party};
 use crate::blob::Blob;
 use crate::credential::Keychain;
+use crate::dns::names_link_local;
 use crate::error::{Error, Kind, Result};
+use crate::health::Health;
 use crate::hosts::{Endpoint, Hosts};
-use crate::http::{Http, describe, drain, shown};
+use crate::http::{describe, drain, shown};
+use crate::kept::Kept;
+use crate::manifest::Manifest;
 use crate::options::Options;
+use crate::quirks::Quirks;
 use crate::reference::Reference;
 use crate::retry::Fault;
 use crate::rounds::Site;
+use crate::transport::Http;
 
 /// Redirects followed in one attempt.
 const MAX_REDIRECTS: usize = 10;
+
+/// Longest location of a redirect, in bytes.
+const MAX_LOCATION: usize = 16 << 10;
+/// Grants tried in one attempt.
+const MAX_RENEWALS: usize = 20;
+/// How long a manifest is kept for the other layers of its image.
+const MANIFESTS_KEPT: Duration = Duration::from_secs(60);
 
 /// A client of OCI registries. Clones share connections, tokens and settings.
 #[derive(Clone, Debug)]
@@ -32,12 +44,14 @@ pub struct Client {
 
 #[derive(Debug)]
 pub(crate) struct Core {
-    http: Http,
+    pub(crate) http: Http,
     pub(crate) hosts: Hosts,
     auth: Auth,
     pub(crate) options: Options,
-    /// Hosts seen to not understand "the last n bytes".
-    suffix_refusers: Mutex<HashSet<String>>,
+    pub(crate) health: Health,
+    pub(crate) quirks: Quirks,
+    /// Manifests that all layers of an image ask for at once; none where the registry has none.
+    pub(crate) manifests: Kept<Option<Arc<Manifest>>>,
 }
 
 impl Client {
@@ -46,12 +60,15 @@ impl Client {
     /// # Errors
     /// [`Kind::InvalidOptions`], naming the option.
     pub fn new(options: Options, keychains: Vec<Arc<dyn Keychain>>) -> Result<Client> {
+        let http = Http::new(&options)?;
         let core = Core {
-            http: Http::new(&options)?,
-            hosts: Hosts::new(&options)?,
+            hosts: Hosts::new(&options, &http)?,
+            http,
             auth: Auth::new(keychains),
             options,
-            suffix_refusers: Mutex::default(),
+            health: Health::default(),
+            quirks: Quirks::default(),
+            manifests: Kept::new(MANIFESTS_KEPT),
         };
         Ok(Client { core: Arc::new(core) })
     }
@@ -73,46 +90,58 @@ impl Core {
     ) -> Result<Answer, Fault> {
         let Site { reference, endpoint, budget, .. } = site;
         let (reference, endpoint, budget) = (*reference, endpoint.as_ref(), *budget);
-        let party = Party { http: &self.http, endpoint, reference, budget };
+        let allow_link_local = self.options.allow_link_local;
+        let party = Party { http: &self.http, endpoint, reference, budget, allow_link_local };
         let session = self.auth.session(endpoint, reference);
         let started = Instant::now();
         let mut url = url;
-        let mut redirects = 0;
-        let mut may_renew = true;
+        let mut passed = Vec::new();
+        let mut renewals = 0;
         let mut standing = Arc::from("without credentials, as the host did not say which it wants");
         loop {
             let ours = endpoint.owns(&url);
-            let grant = if ours { self.auth.current(&session, &party).await? } else { None };
+            let mut grant = if ours { self.auth.current(&session, &party).await? } else { None };
+            let mut trial = None;
+            if grant.as_ref().is_some_and(|grant| !grant.is_proven()) {
+                trial = Some(session.trial(&party).await?);
+                // Another request may have found out meanwhile.
+                grant = self.auth.current(&session, &party).await?;
+            }
             let request = build(&method, &url, headers, ours.then_some(endpoint), grant.as_ref());
-            let response = self.http.send(request, budget.cap(endpoint.request_timeout)).await?;
+            let response = self.http.send(endpoint, request, budget.cap(endpoint.request_timeout)).await?;
             let status = response.status();
             if let Some(grant) = &grant {
                 standing = Arc::clone(&grant.origin);
             }
             // Some registries answer 403, not 401, when what they granted has expired.
-            let stale = status == StatusCode::FORBIDDEN
-                && grant.as_ref().is_some_and(|grant| grant.obtained < started);
-            if ours && may_renew && (status == StatusCode::UNAUTHORIZED || stale) {
-                match self.auth.renew(&session, &party, response.headers(), grant.as_ref()).await {
-                    Ok(Some(new)) if grant.as_ref().is_none_or(|grant| grant.header != new.header) => {
-                        // One that another request had fetched earlier may be refused too: then once more.
-                        may_renew = new.obtained < started && grant.is_none();
+            let refused =
+                status == StatusCode::UNAUTHORIZED || (status == StatusCode::FORBIDDEN && grant.is_some());
+            if ours && refused && renewals < MAX_RENEWALS {
+                renewals += 1;
+                let fresh = grant.as_ref().is_some_and(|grant| grant.obtained >= started);
+                let answer = (status, response.headers());
+                match self.auth.renew(&session, &party, answer, grant.as_ref(), fresh).await {
+                    Ok(Some(_)) => {
                         drain(response).await;
                         continue;
                     }
-                    Err(fault) if !stale => return Err(fault),
-                    _ => {}
+                    Err(fault) if status == StatusCode::UNAUTHORIZED => return Err(fault),
+                    Ok(None) | Err(_) => {}
                 }
             }
+            if let Some(grant) = grant.filter(|_| !refused) {
+                grant.prove();
+            }
+            drop(trial);
             if let Some(next) = redirect(response.status(), response.headers(), &url)? {
-                redirects += 1;
-                if redirects > MAX_REDIRECTS {
-                    let text = format!("{}: more than {MAX_REDIRECTS} redirects", describe(&method, &url));
-                    return Err(Fault::give_up(Error::new(Kind::Protocol, text)));
-                }
+                passed.push(url);
+                self.check_redirect(&method, &passed, &next)?;
                 drain(response).await;
                 url = next;
                 continue;
+            }
+            if !matches!(status.as_u16(), 408 | 429 | 500..) {
+                self.health.note_success(endpoint.key());
             }
             let what = describe(&method, &url);
             let step = endpoint.request_timeout;
@@ -120,13 +149,25 @@ impl Core {
         }
     }
 
-    /// Whether the host is not known to refuse ranges that count from the end.
-    pub fn understands_suffixes(&self, endpoint: &Endpoint) -> bool {
-        !self.suffix_refusers.lock().unwrap_or_else(PoisonError::into_inner).contains(endpoint.key())
-    }
-
-    pub fn note_suffix_refuser(&self, endpoint: &Endpoint) {
-        self.suffix_refusers.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint.key().to_owned());
+    /// Whether a redirect may be followed, to `next` after having `passed` these.
+    fn check_redirect(&self, method: &Method, passed: &[Url], next: &Url) -> Result<(), Fault> {
+        let Some(from) = passed.last() else { return Ok(()) };
+        let wrong = |what: String| {
+            Err(Fault::give_up(Error::new(Kind::Protocol, format!("{}: {what}", describe(method, from)))))
+        };
+        if passed.contains(next) {
+            return wrong(format!("redirects in a circle, to {}", shown(next)));
+        }
+        if passed.len() > MAX_REDIRECTS {
+            return wrong(format!("more than {MAX_REDIRECTS} redirects"));
+        }
+        if names_link_local(next) && next.host() != from.host() && !self.options.allow_link_local {
+            return wrong(format!(
+                "redirects to {}, a link-local address, which is refused unless link-local addresses are allowed",
+                shown(next)
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -160,6 +201,9 @@ fn redirect(status: StatusCode, headers: &HeaderMap, from: &Url) -> Result<Optio
         Err(Fault::give_up(Error::new(Kind::Protocol, text)))
     };
     let Some(location) = headers.get(LOCATION) else { return wrong("without a location") };
+    if location.len() > MAX_LOCATION {
+        return wrong("to a location that is too long");
+    }
     let Some(to) = location.to_str().ok().and_then(|location| from.join(location).ok()) else {
         return wrong("to a location that is not a URL");
     };

@@ -13,9 +13,11 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use crate::credential::{Credential, Keychain, KeychainError};
 use crate::reference::{DOCKER_HUB, Reference};
+use crate::secret::Secret;
 
 /// Largest configuration file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -24,7 +26,7 @@ const HUB_KEY: &str = "https://index.docker.io/v1/";
 /// Other names for it.
 const HUB_NAMES: &[&str] = &["index.docker.io", "docker.io", "registry-1.docker.io"];
 /// Longest time that a credential helper may take.
-const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
+const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Credentials from docker's `config.json`: its `auths`, and the helper programs that `credHelpers` and
 /// `credsStore` name. Read again when the file has changed; a missing file is an empty one.
@@ -46,19 +48,14 @@ struct Config {
     creds_store: String,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Entry {
-    auth: String,
+    auth: Secret,
     username: String,
-    password: String,
-    identitytoken: String,
-}
-
-impl std::fmt::Debug for Entry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("hidden")
-    }
+    password: Secret,
+    identitytoken: Secret,
+    registrytoken: Secret,
 }
 
 impl DockerConfig {
@@ -84,21 +81,22 @@ impl DockerConfig {
 
 #[async_trait]
 impl Keychain for DockerConfig {
-    async fn credential(&self, host: &str, _: &Reference) -> Result<Option<Credential>, KeychainError> {
+    fn name(&self) -> String {
+        format!("docker config {}", self.path.display())
+    }
+
+    /// What the helper for the host says, then what the file itself holds.
+    async fn credentials(&self, host: &str, _: &Reference) -> Result<Vec<Credential>, KeychainError> {
         let config = self.config().await?;
         let names = names_of(host);
         let own_helper = names.iter().find_map(|name| config.cred_helpers.get(*name));
         let program = own_helper.unwrap_or(&config.creds_store);
+        let mut found = Vec::new();
+        let mut failure = None;
         if !program.is_empty() {
-            let found = helper::get(program, names[0], self.helper_timeout).await;
-            let found = found.map_err(|reason| {
-                KeychainError(format!(
-                    "docker config {}: credential helper {program:?}: {reason}",
-                    self.path.display()
-                ))
-            })?;
-            if found.is_some() {
-                return Ok(found);
+            match helper::get(program, names[0], self.helper_timeout).await {
+                Ok(credential) => found.extend(credential),
+                Err(reason) => failure = Some(format!("credential helper {program:?}: {reason}")),
             }
         }
         let entry = names.iter().find_map(|name| config.auths.get(*name)).or_else(|| {
@@ -106,12 +104,17 @@ impl Keychain for DockerConfig {
             config.auths.iter().find(|(key, _)| names.contains(&host_of(key))).map(|(_, entry)| entry)
         });
         match entry.map(Entry::credential) {
-            None => Ok(None),
-            Some(Ok(credential)) => Ok(credential),
-            Some(Err(reason)) => Err(KeychainError(format!(
-                "docker config {}: the entry for {host} {reason}",
-                self.path.display()
-            ))),
+            None => {}
+            Some(Ok(credential)) => found.extend(credential),
+            Some(Err(reason)) => failure = Some(format!("the entry for {host} {reason}")),
+        }
+        match failure {
+            Some(reason) if found.is_empty() => Err(KeychainError(format!("{}: {reason}", self.name()))),
+            Some(reason) => {
+                tracing::warn!(keychain = self.name(), host, reason, "a source of credentials failed");
+                Ok(found)
+            }
+            None => Ok(found),
         }
     }
 }
@@ -121,25 +124,30 @@ impl Entry {
         if !self.identitytoken.is_empty() {
             return Ok(Some(Credential::IdentityToken(self.identitytoken.clone())));
         }
+        if !self.registrytoken.is_empty() {
+            return Ok(Some(Credential::RegistryToken(self.registrytoken.clone())));
+        }
         if !self.username.is_empty() {
-            return Ok(Some(Credential::Password {
-                user: self.username.clone(),
-                secret: self.password.clone(),
-            }));
+            return Ok(Some(Credential::password(&self.username, self.password.clone())));
         }
         if self.auth.is_empty() {
             return Ok(None);
         }
-        let decoded = STANDARD.decode(self.auth.trim()).map_err(|_| "has an \"auth\" that is not base64")?;
-        let decoded = String::from_utf8(decoded).map_err(|_| "has an \"auth\" that is not text")?;
-        let (user, secret) = decoded.split_once(':').ok_or("has an \"auth\" without a colon")?;
-        let secret = secret.trim_end_matches('\0');
-        Ok(Some(Credential::Password { user: user.to_owned(), secret: secret.to_owned() }))
+        decode(&self.auth).map(Some)
     }
 }
 
+/// Reads `user:password` from base64.
+pub(crate) fn decode(auth: &Secret) -> Result<Credential, &'static str> {
+    let decoded = STANDARD.decode(auth.expose().trim()).map(Zeroizing::new);
+    let decoded = decoded.map_err(|_| "has an \"auth\" that is not base64")?;
+    let decoded = std::str::from_utf8(&decoded).map_err(|_| "has an \"auth\" that is not text")?;
+    let (user, secret) = decoded.split_once(':').ok_or("has an \"auth\" without a colon")?;
+    Ok(Credential::password(user, secret.trim_end_matches('\0')))
+}
+
 /// The keys that a host may have in the file, the one that docker itself writes first.
-fn names_of(host: &str) -> Vec<&str> {
+pub(crate) fn names_of(host: &str) -> Vec<&str> {
     if host == DOCKER_HUB || HUB_NAMES.contains(&host) {
         return [HUB_KEY].iter().chain(HUB_NAMES).copied().collect();
     }
@@ -170,7 +178,7 @@ fn load(path: &Path, known: Option<(Stamp, Arc<Config>)>) -> Result<Option<(Stam
     {
         return Ok(Some((stamp, config)));
     }
-    let mut text = Vec::new();
+    let mut text = Zeroizing::new(Vec::new());
     file.by_ref()
         .take(MAX_FILE + 1)
         .read_to_end(&mut text)

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::http::read_bounded;
 use crate::reference::Reference;
 use crate::retry::Fault;
-use crate::rounds::{Rounds, Site};
+use crate::rounds::{Needed, Rounds, Site};
 
 /// Which document to fetch.
 #[derive(Debug)]
@@ -38,7 +38,8 @@ pub(crate) struct Document {
 impl Core {
     /// Fetches a document from the first host that gives the right one.
     pub async fn document(&self, reference: &Reference, query: &Query) -> Result<Document> {
-        let mut rounds = Rounds::begin(self, reference, 0)?;
+        let needed = if query.digest.is_some() { Needed::Pull } else { Needed::Resolve };
+        let mut rounds = Rounds::begin(self, reference, needed, None).await?;
         loop {
             let site = rounds.next().await?;
             match self.document_at(&site, query).await {

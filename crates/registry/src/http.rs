@@ -1,85 +1,20 @@
-//! One HTTP request: connections, timeouts, and errors that a person can read.
+//! Bodies of answers, and errors that a person can read.
 
 use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{Certificate, Method, Request, Response};
+use reqwest::{Method, Response};
 use url::Url;
 
 use crate::error::{Error, Kind, Result};
-use crate::hosts::is_loopback;
-use crate::options::Options;
 use crate::retry::Fault;
 
 /// Most of an unwanted body that is read so that its connection can be used again.
 const DRAIN_LIMIT: u64 = 16 << 10;
 /// Longest time spent on an unwanted body.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// Idle connections kept for one host.
-const IDLE_PER_HOST: usize = 8;
-/// An HTTP/2 connection in use that is silent this long is probed, and given up if the probe is not answered
-/// as fast.
-const HTTP2_PROBE: Duration = Duration::from_secs(15);
-
-/// The connection pools.
-#[derive(Clone, Debug)]
-pub(crate) struct Http {
-    /// Through the system's proxy, if there is one.
-    outside: reqwest::Client,
-    /// To this machine: proxies cannot reach it.
-    loopback: reqwest::Client,
-}
-
-impl Http {
-    pub fn new(options: &Options) -> Result<Http> {
-        // Fails only if the process has chosen a provider already, which then is the one to use.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut certificates = Vec::new();
-        for pem in &options.certificates {
-            let bundle =
-                Certificate::from_pem_bundle(pem).map_err(|error| unusable("certificates", error))?;
-            certificates.extend(bundle);
-        }
-        let base = || {
-            reqwest::Client::builder()
-                .user_agent(&options.user_agent)
-                .redirect(reqwest::redirect::Policy::none())
-                .referer(false)
-                .connect_timeout(options.connect_timeout)
-                .tcp_keepalive(Duration::from_secs(15))
-                .pool_max_idle_per_host(IDLE_PER_HOST)
-                .http2_keep_alive_interval(HTTP2_PROBE)
-                .http2_keep_alive_timeout(HTTP2_PROBE)
-        };
-        let outside = match base().tls_certs_merge(certificates.clone()).build() {
-            Ok(client) => client,
-            Err(error) => {
-                tracing::warn!(error = %root_cause(&error), "no system certificates: only configured ones are trusted");
-                base().tls_certs_only(certificates).build().map_err(|error| unusable("client", error))?
-            }
-        };
-        let loopback =
-            base().no_proxy().tls_certs_only([]).build().map_err(|error| unusable("client", error))?;
-        Ok(Http { outside, loopback })
-    }
-
-    /// Sends a request and waits at most `limit` for the headers of the answer.
-    pub async fn send(&self, request: Request, limit: Duration) -> Result<Response, Fault> {
-        let what = describe(request.method(), request.url());
-        let local = request.url().scheme() == "http" && is_loopback(request.url());
-        let client = if local { &self.loopback } else { &self.outside };
-        match tokio::time::timeout(limit, client.execute(request)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(send_fault(&what, error)),
-            Err(_) => {
-                Err(Fault::retry(Error::new(Kind::Timeout, format!("{what}: no answer within {limit:.1?}"))))
-            }
-        }
-    }
-}
-
 /// Waits at most `limit` for the next piece of a body.
 pub(crate) async fn next_piece(
     response: &mut Response,
@@ -152,12 +87,8 @@ pub(crate) fn shown(url: &Url) -> String {
     }
 }
 
-fn unusable(option: &str, error: reqwest::Error) -> Error {
-    let error = error.without_url();
-    Error::new(Kind::InvalidOptions, format!("{option}: {}", root_cause(&error))).with_source(error)
-}
-
-fn send_fault(what: &str, error: reqwest::Error) -> Fault {
+/// What it means that a request got no answer.
+pub(crate) fn send_fault(what: &str, error: reqwest::Error) -> Fault {
     let error = error.without_url();
     let cause = root_cause(&error);
     if error.is_timeout() {
@@ -170,6 +101,12 @@ fn send_fault(what: &str, error: reqwest::Error) -> Fault {
         rustls::Error::InvalidMessage(_) => "; if the host speaks plain HTTP, configure it as insecure",
         _ => "",
     });
+    // What the server thinks of our certificate comes after the handshake, and over HTTP/2 as a text only.
+    let alert = cause.strip_prefix("received fatal alert: ");
+    let tls = match alert.is_some_and(|alert| alert.contains("Certificate") || alert == "UnknownCA") {
+        true => Some("; the host refuses the client certificate, or wants one and none is configured for it"),
+        false => tls,
+    };
     let step = if error.is_connect() { "cannot connect: " } else { "" };
     let text = format!("{what}: {step}{cause}{}", tls.unwrap_or_default());
     // A host whose TLS is not acceptable will not be so in the next seconds either.
@@ -185,7 +122,7 @@ fn body_error(what: &str, error: reqwest::Error) -> Error {
 }
 
 /// The text of the innermost error: outer ones only say that sending failed.
-fn root_cause(error: &dyn StdError) -> String {
+pub(crate) fn root_cause(error: &dyn StdError) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

@@ -40,10 +40,11 @@ struct IndexDocument {
     manifests: Vec<Descriptor>,
 }
 
-#[derive(Deserialize)]
-struct ManifestDocument {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
+/// The manifest of an image for one platform.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Manifest {
+    pub config: Descriptor,
+    pub layers: Vec<Descriptor>,
 }
 
 /// Enough of a document to tell what it is when its media type does not say.
@@ -86,6 +87,17 @@ impl Client {
     /// # Errors
     /// [`Kind::NoSuchPlatform`], naming the platforms there are; those of [`manifest`](Client::manifest).
     pub async fn image(&self, reference: &Reference, platform: &Platform) -> Result<Image> {
+        let (manifest, Manifest { config, layers }) = self.resolve(reference, platform).await?;
+        let config_bytes = self.config(reference, &config).await?;
+        Ok(Image { manifest, config, config_bytes, layers })
+    }
+
+    /// Resolves `reference` to the manifest of the image for `platform`.
+    pub(crate) async fn resolve(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<(Descriptor, Manifest)> {
         let (mut descriptor, mut bytes) = self.manifest(reference).await?;
         for _ in 0..=MAX_NESTING {
             match descriptor.media_type.as_str() {
@@ -105,9 +117,8 @@ impl Client {
                     bytes = found_bytes;
                 }
                 OCI_MANIFEST | DOCKER_MANIFEST => {
-                    let ManifestDocument { config, layers } = parse(reference, &descriptor.digest, &bytes)?;
-                    let config_bytes = self.config(reference, &config).await?;
-                    return Ok(Image { manifest: descriptor, config, config_bytes, layers });
+                    let manifest = parse(reference, &descriptor.digest, &bytes)?;
+                    return Ok((descriptor, manifest));
                 }
                 other => {
                     let reason = format!("its media type {other:?} is not an image's");
@@ -197,6 +208,16 @@ fn check_size(reference: &Reference, descriptor: &Descriptor, size: usize) -> Re
 
 fn unusable(reference: &Reference, digest: &Digest, reason: String) -> Error {
     Error::new(Kind::Protocol, format!("{reference}: the manifest {digest} is not usable: {reason}"))
+}
+
+/// Reads a document as whatever it is.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_any(bytes: &[u8]) {
+    let _ = media_type(None, bytes);
+    if let Ok(IndexDocument { manifests }) = serde_json::from_slice(bytes) {
+        let _ = choose(&manifests, &Platform::host());
+    }
+    let _ = serde_json::from_slice::<Manifest>(bytes);
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::cri::CriRegistry;
 
 /// Options of a [`Client`](crate::Client).
 #[derive(Clone, Debug)]
@@ -13,6 +16,16 @@ pub struct Options {
     /// Hosts, with their port, that speak plain HTTP. Loopback hosts always do: `localhost`, `*.localhost`,
     /// 127.0.0.0/8, ::1.
     pub plain_http_hosts: HashSet<String>,
+    /// containerd's directories of host settings, `certs.d`: each host has a directory in them that is named after
+    /// it and holds a `hosts.toml`, or certificates alone. The first one that has a directory for a host, or one
+    /// named `_default`, decides. Read again when they have changed.
+    pub config_path: Vec<PathBuf>,
+    /// The registry settings of containerd's CRI plugin. Its mirrors and TLS settings are obeyed only while
+    /// [`config_path`](Options::config_path) is empty, as containerd does.
+    pub cri: CriRegistry,
+    /// Follow registries to link-local addresses, where the metadata services of clouds are. The addresses that
+    /// references and settings name themselves are always asked.
+    pub allow_link_local: bool,
     /// PEM bundles of certificate authorities to trust beside those of the system.
     pub certificates: Vec<Vec<u8>>,
     /// Longest time to make a connection, TLS included.
@@ -20,11 +33,18 @@ pub struct Options {
     /// Longest time without progress: until the headers of an answer, and from one piece of a body to the
     /// next. Never the time of a whole body.
     pub request_timeout: Duration,
+    /// The directory of an IPFS node (`~/.ipfs`), whose file `api` says where it listens. None: IPFS is not used.
+    pub ipfs_path: Option<PathBuf>,
     /// Retries of requests that may succeed later.
     pub retry: Retry,
     /// Budget of one call: all hosts, retries, waits and token requests together. A body that the caller
     /// streams may take longer as long as it keeps up 16 KiB/s.
     pub fetch_timeout: Duration,
+    /// How long after a host served a blob [`Blob::check`](crate::Blob::check) believes that it still does,
+    /// without asking. Zero: asks always.
+    pub valid_interval: Duration,
+    /// Never ask for several ranges in one request.
+    pub force_single_range: bool,
     /// The `User-Agent` header.
     pub user_agent: String,
 }
@@ -34,11 +54,17 @@ impl Default for Options {
         Options {
             hosts: HashMap::new(),
             plain_http_hosts: HashSet::new(),
+            config_path: Vec::new(),
+            cri: CriRegistry::default(),
+            allow_link_local: false,
             certificates: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
+            ipfs_path: None,
             retry: Retry::default(),
             fetch_timeout: Duration::from_secs(300),
+            valid_interval: Duration::from_secs(60),
+            force_single_range: false,
             user_agent: concat!("stargz/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

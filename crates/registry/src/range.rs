@@ -1,6 +1,7 @@
 //! Byte ranges as HTTP writes them: inclusive. Everywhere else in this crate and in its callers they are
 //! half-open.
 
+use std::fmt::Write as _;
 use std::ops::Range;
 
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue};
@@ -13,6 +14,17 @@ pub(crate) fn range_header(range: &Range<u64>) -> HeaderValue {
 /// The `Range` header for the last `len` bytes.
 pub(crate) fn suffix_header(len: u64) -> HeaderValue {
     header(format!("bytes=-{len}"))
+}
+
+/// The `Range` header for several ranges, none of which is empty.
+pub(crate) fn ranges_header(ranges: &[Range<u64>]) -> HeaderValue {
+    let mut text = String::from("bytes=");
+    for (i, range) in ranges.iter().enumerate() {
+        let comma = if i == 0 { "" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{comma}{}-{}", range.start, range.end - 1);
+    }
+    header(text)
 }
 
 fn header(text: String) -> HeaderValue {
@@ -34,7 +46,8 @@ impl ContentRange {
         ContentRange::parse(headers.get(CONTENT_RANGE)?.to_str().ok()?)
     }
 
-    fn parse(text: &str) -> Option<ContentRange> {
+    /// Reads the value of such a header.
+    pub fn parse(text: &str) -> Option<ContentRange> {
         let (unit, rest) = text.trim().split_once(' ')?;
         if !unit.eq_ignore_ascii_case("bytes") {
             return None;
@@ -85,6 +98,7 @@ mod tests {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
         assert_eq!(range_header(&(5..10)), "bytes=5-9");
+        assert_eq!(ranges_header(&[0..1, 5..10]), "bytes=0-0,5-9");
         assert_eq!(suffix_header(3), "bytes=-3");
     }
 }

@@ -52,7 +52,7 @@ impl Reference {
 
     /// The host, with its port, that serves the registry API: `registry-1.docker.io` for Docker Hub.
     pub fn api_host(&self) -> &str {
-        if self.host == DOCKER_HUB { DOCKER_HUB_API } else { &self.host }
+        api_host(&self.host)
     }
 
     /// The repository on that host: `library/ubuntu`.
@@ -75,6 +75,13 @@ impl Reference {
         Reference { digest: Some(digest), ..self.clone() }
     }
 
+    /// The image that has `suffix` at the end of its tag. None if there is no tag, or if that would not be one.
+    pub(crate) fn with_tag_suffix(&self, suffix: &str) -> Option<Reference> {
+        let tag = format!("{}{suffix}", self.tag.as_ref()?);
+        check_tag(&tag).ok()?;
+        Some(Reference { tag: Some(tag), digest: None, ..self.clone() })
+    }
+
     /// What to ask the registry's manifest endpoint for.
     pub(crate) fn object(&self) -> String {
         match (&self.digest, &self.tag) {
@@ -83,6 +90,11 @@ impl Reference {
             (None, None) => DEFAULT_TAG.to_owned(),
         }
     }
+}
+
+/// The host that serves the registry API for references to `host`.
+pub(crate) fn api_host(host: &str) -> &str {
+    if host == DOCKER_HUB { DOCKER_HUB_API } else { host }
 }
 
 const DEFAULT_TAG: &str = "latest";

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::client::Core;
 use crate::error::{Error, Kind, Result};
+use crate::health::Health;
 use crate::hosts::Endpoint;
 use crate::options::Retry;
 use crate::reference::Reference;
@@ -20,6 +21,15 @@ pub(crate) struct Site<'a> {
     pub budget: Budget,
 }
 
+/// What a host is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needed {
+    /// Content by its digest.
+    Pull,
+    /// What a tag means.
+    Resolve,
+}
+
 /// The attempts of one call.
 ///
 /// Each round asks every host that may still succeed once, so that a host that is down costs one attempt
@@ -28,10 +38,11 @@ pub(crate) struct Site<'a> {
 pub(crate) struct Rounds<'a> {
     reference: &'a Reference,
     retry: &'a Retry,
+    health: &'a Health,
     endpoints: Vec<Arc<Endpoint>>,
     tries: Vec<Try>,
-    /// Place of the host that each round begins with.
-    preferred: usize,
+    /// The order of a round: places of hosts.
+    order: Vec<usize>,
     /// Hosts passed in this round.
     passed: usize,
     round: u32,
@@ -46,13 +57,33 @@ struct Try {
 }
 
 impl<'a> Rounds<'a> {
-    /// Begins a call for `reference`, with host number `preferred`.
-    pub fn begin(core: &'a Core, reference: &'a Reference, preferred: usize) -> Result<Rounds<'a>> {
-        let endpoints = core.hosts.of(reference)?;
+    /// Begins a call for `reference` with the host that has the key `preferred`, unless that is down. Hosts that
+    /// may not be asked for what is `needed` are left out.
+    pub async fn begin(
+        core: &'a Core,
+        reference: &'a Reference,
+        needed: Needed,
+        preferred: Option<&str>,
+    ) -> Result<Rounds<'a>> {
+        let mut endpoints = core.hosts.of(reference).await?;
+        endpoints.retain(|endpoint| match needed {
+            Needed::Pull => endpoint.capabilities.pull,
+            Needed::Resolve => endpoint.capabilities.resolve,
+        });
+        if endpoints.is_empty() {
+            let what = if needed == Needed::Pull { "pull" } else { "resolve" };
+            let text = format!("{reference}: no host for it is configured with the capability {what:?}");
+            return Err(Error::new(Kind::InvalidOptions, text));
+        }
+        let mut order: Vec<usize> = (0..endpoints.len()).collect();
+        order.sort_by_key(|&index| {
+            let key = endpoints[index].key();
+            (core.health.is_down(key), preferred != Some(key))
+        });
         let tries = endpoints.iter().map(|_| Try::default()).collect();
         let budget = Budget::new(core.options.fetch_timeout);
-        let retry = &core.options.retry;
-        Ok(Rounds { reference, retry, endpoints, tries, preferred, passed: 0, round: 0, budget })
+        let (retry, health) = (&core.options.retry, &core.health);
+        Ok(Rounds { reference, retry, health, endpoints, tries, order, passed: 0, round: 0, budget })
     }
 
     /// The host to ask next, when it is time to.
@@ -63,7 +94,7 @@ impl<'a> Rounds<'a> {
     pub async fn next(&mut self) -> Result<Site<'a>> {
         loop {
             while self.passed < self.endpoints.len() && !self.budget.left().is_zero() {
-                let index = (self.preferred + self.passed) % self.endpoints.len();
+                let index = self.order[self.passed];
                 self.passed += 1;
                 if !self.tries[index].is_over() {
                     let endpoint = Arc::clone(&self.endpoints[index]);
@@ -83,6 +114,10 @@ impl<'a> Rounds<'a> {
     /// Notes how asking the host of the last [`next`](Rounds::next) failed.
     pub fn note(&mut self, site: &Site<'_>, fault: Fault) {
         tracing::debug!(host = site.endpoint.name, error = %fault.error, next = ?fault.next, "attempt failed");
+        if matches!(fault.error.kind(), Kind::Network | Kind::Timeout | Kind::Unavailable) {
+            let asked_for = if let Next::RetryAfter(wait) = fault.next { Some(wait) } else { None };
+            self.health.note_failure(site.endpoint.key(), asked_for);
+        }
         let tried = &mut self.tries[site.index];
         tried.attempts += 1;
         tried.last = Some(fault);

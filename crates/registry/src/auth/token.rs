@@ -12,10 +12,12 @@ use super::{Party, basic_header};
 use crate::answer::status_fault;
 use crate::challenge::Challenge;
 use crate::credential::Credential;
+use crate::dns::names_link_local;
 use crate::error::{Error, Kind};
 use crate::hosts::is_loopback;
 use crate::http::{describe, read_bounded, shown};
 use crate::retry::Fault;
+use crate::secret::{Secret, secret_header};
 
 /// Largest answer of a token server, in bytes.
 const MAX_ANSWER: u64 = 256 << 10;
@@ -46,9 +48,9 @@ pub(super) struct Token {
 #[derive(serde::Deserialize)]
 struct TokenAnswer {
     #[serde(default)]
-    token: Option<String>,
+    token: Option<Secret>,
     #[serde(default)]
-    access_token: Option<String>,
+    access_token: Option<Secret>,
     #[serde(default)]
     expires_in: Option<f64>,
 }
@@ -73,6 +75,10 @@ impl Server {
             "http" if plain_is_fine => {}
             scheme => return Err(wrong(format_args!("has a {scheme} address; https is required"))),
         }
+        if names_link_local(&realm) && realm.host() != party.endpoint.base().host() && !party.allow_link_local
+        {
+            return Err(wrong(format_args!("has a link-local address, which is refused")));
+        }
         let service = challenge.param("service").map(str::to_owned);
         let scope = match challenge.param("scope") {
             Some(scope) if !scope.is_empty() => scope.to_owned(),
@@ -89,13 +95,13 @@ impl Server {
         origin: &str,
     ) -> Result<Token, Fault> {
         let request = match credential {
-            Some(Credential::IdentityToken(secret)) => self.oauth2_request(secret),
-            Some(Credential::Password { user, secret }) => self.request(Some((user, secret))),
-            None => self.request(None),
+            Some(Credential::IdentityToken(secret)) => self.oauth2_request(secret.expose()),
+            Some(Credential::Password { user, secret }) => self.request(Some((user, secret.expose()))),
+            _ => self.request(None),
         };
         let what = describe(request.method(), request.url());
         let limit = party.endpoint.request_timeout;
-        let response = party.http.send(request, party.budget.cap(limit)).await?;
+        let response = party.http.send(party.endpoint, request, party.budget.cap(limit)).await?;
         match response.status() {
             StatusCode::OK => {}
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) => {
@@ -116,9 +122,8 @@ impl Server {
             serde_json::from_slice(&body).map_err(|_| self.wrong_answer("is not a JSON token answer"))?;
         let token = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
         let token = token.ok_or_else(|| self.wrong_answer("holds no token"))?;
-        let mut header = HeaderValue::try_from(format!("Bearer {token}"))
+        let header = secret_header(format!("Bearer {}", token.expose()))
             .map_err(|_| self.wrong_answer("holds a token that does not fit into a header"))?;
-        header.set_sensitive(true);
         Ok(Token { header, lifetime: lifetime(received, answer.expires_in) })
     }
 
@@ -202,23 +207,27 @@ mod tests {
             assert_eq!((ends - now).as_secs_f64(), end, "{expires_in:?}");
         }
     }
-    #[test]
-    fn credentials_go_to_token_servers_over_https() {
+
+    #[tokio::test]
+    async fn credentials_go_to_token_servers_over_https() {
         let options = crate::options::Options::default();
-        let http = crate::http::Http::new(&options).unwrap();
-        let hosts = crate::hosts::Hosts::new(&options).unwrap();
+        let http = crate::transport::Http::new(&options).unwrap();
+        let hosts = crate::hosts::Hosts::new(&options, &http).unwrap();
         let rows = [
             ("r.test/a", "https://auth.test/token", true),
             ("r.test/a", "http://auth.test/token", false),
             ("r.test/a", "http://localhost:1/token", true),
             ("localhost:5000/a", "http://auth.test/token", true),
             ("localhost:5000/a", "file:///etc/passwd", false),
+            ("localhost:5000/a", "http://169.254.169.254/token", false),
+            ("169.254.1.1/a", "https://169.254.1.1/token", true),
         ];
         for (reference, realm, accepted) in rows {
             let reference = reference.parse().unwrap();
-            let endpoint = &hosts.of(&reference).unwrap()[0];
+            let endpoint = &hosts.of(&reference).await.unwrap()[0];
             let budget = crate::retry::Budget::new(Duration::from_secs(1));
-            let party = Party { http: &http, endpoint, reference: &reference, budget };
+            let party =
+                Party { http: &http, endpoint, reference: &reference, budget, allow_link_local: false };
             let challenge = &crate::challenge::parse(&format!("Bearer realm=\"{realm}\""))[0];
             assert_eq!(Server::from_challenge(challenge, &party).is_ok(), accepted, "{reference} {realm}");
         }

@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
+use zeroize::Zeroizing;
 
 use crate::credential::Credential;
+use crate::secret::Secret;
 
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 64 << 10;
@@ -20,7 +22,7 @@ const TOKEN_USER: &str = "<token>";
 #[serde(rename_all = "PascalCase")]
 struct HelperAnswer {
     username: String,
-    secret: String,
+    secret: Secret,
 }
 
 /// Asks the helper `name` for the credential of `server`. None if it has none.
@@ -76,8 +78,9 @@ pub(super) async fn run(program: &str, server: &str) -> Result<Option<Credential
     Err(format!("failed ({status}): {text}"))
 }
 
-async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
+async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Result<Zeroizing<Vec<u8>>, String> {
+    // Growing would leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_ANSWER as usize + 1));
     let Some(pipe) = pipe else { return Ok(bytes) };
     pipe.take(MAX_ANSWER + 1).read_to_end(&mut bytes).await.map_err(|error| error.to_string())?;
     if bytes.len() as u64 > MAX_ANSWER {

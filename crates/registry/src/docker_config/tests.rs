@@ -8,7 +8,8 @@ fn password(user: &str, secret: &str) -> Option<Credential> {
 
 async fn ask(config: &DockerConfig, host: &str) -> Result<Option<Credential>, String> {
     let reference = Reference::parse("r.test/a").unwrap();
-    config.credential(host, &reference).await.map_err(|error| error.to_string())
+    let found = config.credentials(host, &reference).await.map_err(|error| error.to_string())?;
+    Ok(found.into_iter().next())
 }
 
 fn file(text: &str) -> (tempfile::TempDir, DockerConfig) {

@@ -18,10 +18,16 @@ struct Known(Option<(String, Credential)>);
 
 #[async_trait]
 impl Keychain for Known {
-    async fn credential(&self, host: &str, _: &Reference) -> Result<Option<Credential>, KeychainError> {
+    fn name(&self) -> String {
+        "the test keychain".into()
+    }
+
+    async fn credentials(&self, host: &str, _: &Reference) -> Result<Vec<Credential>, KeychainError> {
         match &self.0 {
             None => Err(KeychainError("the test keychain is locked".into())),
-            Some((known, credential)) => Ok((known == host).then(|| credential.clone())),
+            Some((known, credential)) => {
+                Ok((known == host).then(|| credential.clone()).into_iter().collect())
+            }
         }
     }
 }

@@ -6,16 +6,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry::{Client, DockerConfig, Keychain, Kind, Options, Platform, Reference};
+use registry::{Client, DockerConfig, HostOptions, Keychain, Kind, Mirror, Options, Platform, Reference};
 use tempfile::TempDir;
 
-use crate::{content, fast, read};
+use crate::{content, fast, read, read_many};
 
 /// Kills the registry when the test ends, however it ends.
-struct Registry {
+pub struct Registry {
     child: Child,
-    port: u16,
-    dir: TempDir,
+    pub port: u16,
+    pub dir: TempDir,
 }
 
 impl Drop for Registry {
@@ -25,7 +25,7 @@ impl Drop for Registry {
     }
 }
 
-fn installed(programs: &[&str]) -> bool {
+pub fn installed(programs: &[&str]) -> bool {
     let missing: Vec<_> = programs
         .iter()
         .filter(|program| {
@@ -38,7 +38,7 @@ fn installed(programs: &[&str]) -> bool {
     missing.is_empty()
 }
 
-fn run(program: &str, args: &[&str]) -> Vec<u8> {
+pub fn run(program: &str, args: &[&str]) -> Vec<u8> {
     let output = Command::new(program).args(args).output().unwrap();
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
@@ -79,7 +79,7 @@ fn fill(root: &Path, layer: &[u8]) -> String {
 
 impl Registry {
     /// Starts one over `dir`; `extra_http` and `extra` are added to its configuration.
-    async fn start(dir: TempDir, extra_http: &str, extra: &str) -> Registry {
+    pub async fn start(dir: TempDir, extra_http: &str, extra: &str) -> Registry {
         fill(&dir.path().join("data"), &content(300_000));
         // The registry cannot tell which port it got, so one is found for it.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -113,12 +113,12 @@ impl Registry {
         panic!("the registry does not come up");
     }
 
-    fn reference(&self, host: &str) -> Reference {
+    pub fn reference(&self, host: &str) -> Reference {
         Reference::parse(&format!("{host}:{}/a/b:1", self.port)).unwrap()
     }
 }
 
-async fn check(client: &Client, reference: &Reference) {
+pub async fn check(client: &Client, reference: &Reference) {
     let image = client.image(reference, &Platform::host()).await.unwrap();
     assert!(image.config_bytes.starts_with(b"{\"architecture\""));
     let layer = &image.layers[0];
@@ -128,6 +128,15 @@ async fn check(client: &Client, reference: &Reference) {
     assert_eq!((tail.blob_size, &tail.bytes[..]), (300_000, &content(300_000)[299_949..]));
     assert_eq!(read(&blob, 1000..2000).await.unwrap(), content(300_000)[1000..2000]);
     assert_eq!(read(&blob, 0..300_000).await.unwrap(), content(300_000));
+    let runs = read_many(&blob, &[0..10, 100..1000, 299_990..300_100]).await.unwrap().unwrap();
+    let expected = [0..10, 100..1000, 299_990..300_000];
+    assert!(runs.iter().map(|(start, run)| *start..*start + run.len() as u64).eq(expected.clone()));
+    assert!(
+        runs.iter()
+            .zip(expected)
+            .all(|((_, run), at)| *run == content(300_000)[at.start as usize..at.end as usize])
+    );
+    blob.check().await.unwrap();
     assert_eq!(blob.read(300_000..300_001).await.unwrap_err().kind(), Kind::RangeNotSatisfiable);
     let by_digest = reference.with_digest(image.manifest.digest);
     assert_eq!(client.manifest(&by_digest).await.unwrap().0.digest, image.manifest.digest);
@@ -146,6 +155,24 @@ async fn anonymous() {
     let absent = Reference::parse(&format!("localhost:{}/no/such:1", registry.port)).unwrap();
     let error = client.manifest(&absent).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound, "{error}");
+}
+
+#[tokio::test]
+async fn the_first_of_two_mirrors_is_down() {
+    if !installed(&["docker-registry"]) {
+        return;
+    }
+    let registry = Registry::start(tempfile::tempdir().unwrap(), "", "").await;
+    // Nothing listens there once this is dropped.
+    let down = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mirror = |host: String| Mirror { host, ..Mirror::default() };
+    let mirrors = vec![mirror(down.to_string()), mirror(format!("127.0.0.1:{}", registry.port))];
+    let hosts = [("registry.test".to_owned(), HostOptions { mirrors })].into();
+    let client = Client::new(Options { hosts, ..fast() }, Vec::new()).unwrap();
+    let reference = Reference::parse("registry.test/a/b:1").unwrap();
+    let image = client.image(&reference, &Platform::host()).await.unwrap();
+    let blob = client.blob(&reference, &image.layers[0].digest);
+    assert_eq!(read(&blob, 0..300_000).await.unwrap(), content(300_000));
 }
 
 #[tokio::test]
@@ -180,55 +207,4 @@ async fn password_file() {
     );
     login("pass:word");
     check(&client, &reference).await;
-}
-
-/// 0.0.0.0 reaches this machine but is not a loopback address, so that HTTPS is spoken to it.
-#[tokio::test]
-async fn https_with_an_own_authority() {
-    if !installed(&["docker-registry", "openssl"]) {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let (ca, ca_key, key, request, cert) =
-        (at("ca.pem"), at("ca.key"), at("key.pem"), at("request.pem"), at("cert.pem"));
-    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let req = |args: &[&str]| run("openssl", &[&["req"], &new_key[..], args].concat());
-    req(&["-x509", "-keyout", &ca_key, "-out", &ca, "-subj", "/CN=test authority", "-days", "2"]);
-    req(&["-keyout", &key, "-out", &request, "-subj", "/CN=test"]);
-    std::fs::write(at("ext"), "subjectAltName=IP:0.0.0.0\n").unwrap();
-    let signing =
-        ["x509", "-req", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-days", "2"];
-    run("openssl", &[&signing[..], &["-extfile", &at("ext"), "-out", &cert]].concat());
-    let tls = format!("  tls: {{certificate: {cert}, key: {key}}}\n");
-    let registry = Registry::start(dir, &tls, "").await;
-    let reference = registry.reference("0.0.0.0");
-
-    let trusting = Options { certificates: vec![std::fs::read(ca).unwrap()], ..fast() };
-    check(&Client::new(trusting, Vec::new()).unwrap(), &reference).await;
-    let log = std::fs::read_to_string(registry.dir.path().join("log")).unwrap();
-    assert!(
-        log.contains("HTTP/2.0") && !log.contains("HTTP/1.1"),
-        "HTTP/2 is used where it is offered: {log}"
-    );
-
-    let error = Client::new(fast(), Vec::new()).unwrap().manifest(&reference).await.unwrap_err();
-    assert!(error.kind() == Kind::Network && error.to_string().contains("authority that signed"), "{error}");
-    assert!(!error.to_string().contains("attempts"), "a wrong certificate is not tried again: {error}");
-}
-
-#[tokio::test]
-async fn https_to_a_plain_host_is_explained() {
-    if !installed(&["docker-registry"]) {
-        return;
-    }
-    let registry = Registry::start(tempfile::tempdir().unwrap(), "", "").await;
-    let reference = registry.reference("0.0.0.0");
-    let error = Client::new(fast(), Vec::new()).unwrap().manifest(&reference).await.unwrap_err();
-    assert!(
-        error.kind() == Kind::Network && error.to_string().contains("configure it as insecure"),
-        "{error}"
-    );
-    let plain = Options { plain_http_hosts: [reference.host().to_owned()].into(), ..fast() };
-    check(&Client::new(plain, Vec::new()).unwrap(), &reference).await;
 }

@@ -8,8 +8,8 @@ use registry::{HostOptions, Kind, Mirror, Options, Platform};
 use crate::server::{Reply, Server};
 use crate::{client, fast, image_on};
 
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
@@ -19,18 +19,22 @@ fn platform(architecture: &str, variant: Option<&str>) -> Platform {
 
 /// Objects by the last part of their path.
 #[derive(Clone, Default)]
-struct Store(HashMap<String, (String, String)>);
+pub struct Store(HashMap<String, (String, String)>);
 
 impl Store {
     /// Adds an object and gives its descriptor, open at the end for more fields.
-    fn add(&mut self, media_type: &str, body: &str) -> String {
+    pub fn add(&mut self, media_type: &str, body: &str) -> String {
         let digest = Digest::of(body.as_bytes());
         self.0.insert(digest.to_string(), (media_type.into(), body.into()));
         format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{}"#, body.len())
     }
 
     fn tag(&mut self, media_type: &str, body: &str) {
-        self.0.insert("1".into(), (media_type.into(), body.into()));
+        self.tag_as("1", media_type, body);
+    }
+
+    pub fn tag_as(&mut self, tag: &str, media_type: &str, body: &str) {
+        self.0.insert(tag.into(), (media_type.into(), body.into()));
     }
 
     fn image(&mut self, media_type: &str, name: &str) -> String {
@@ -42,7 +46,7 @@ impl Store {
         self.add(media_type, &format!(r#"{{"schemaVersion":2,"config":{config}}},"layers":[{layer}]}}"#))
     }
 
-    async fn serve(self) -> Server {
+    pub async fn serve(self) -> Server {
         Server::start(move |request| {
             let name = request.target.rsplit('/').next().unwrap();
             match self.0.get(name) {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use registry::Kind;
+use registry::{Client, HostOptions, Kind, Mirror, Options, Reference};
 
 use crate::server::{Reply, Server};
-use crate::{blob_on, blob_with, client, content, image_on, read};
+use crate::{blob_on, blob_with, client, content, fast, image_on, impatient, read};
 
 /// A store that serves `/blob?sig=N` only while N is the current signature, and a registry that redirects to
 /// it.
@@ -116,6 +117,16 @@ async fn endless_and_wrong_redirects_are_errors() {
         assert!(error.kind() == Kind::Protocol && error.to_string().contains(reason), "{error}");
         assert_eq!(server.count(), 1);
     }
+    let circle = Server::start(|request| match request.target.as_str() {
+        "/one" => Reply::redirect(307, "/two"),
+        _ => Reply::redirect(307, "/one"),
+    })
+    .await;
+    let error = blob_on(&circle).read(0..1).await.unwrap_err();
+    assert!(error.kind() == Kind::Protocol && error.to_string().contains("in a circle"), "{error}");
+    assert_eq!(circle.count(), 3);
+    let long = Server::start(|_| Reply::redirect(307, format!("/{}", "x".repeat(20_000)))).await;
+    assert!(blob_on(&long).read(0..1).await.unwrap_err().to_string().contains("too long"));
     let unchanged = Server::start(|_| Reply::new(304, "")).await;
     assert_eq!(client().manifest(&image_on(&unchanged)).await.unwrap_err().kind(), Kind::Protocol);
 }
@@ -135,4 +146,62 @@ async fn reads_in_parallel_share_what_was_learned() {
         assert_eq!(read.await.unwrap(), content(1000)[start..start + 10]);
     }
     assert_eq!((registry.count(), store.count()), (1, 21));
+}
+
+#[tokio::test]
+async fn link_local_addresses_are_not_followed() {
+    let places = [
+        "http://169.254.169.254/latest",
+        "http://[fe80::1]/",
+        "http://[::ffff:a9fe:a9fe]/",
+        "http://0xa9fea9fe/",
+    ];
+    for place in places {
+        let server = Server::start(move |_| Reply::redirect(307, place)).await;
+        let started = Instant::now();
+        let error = blob_on(&server).read(0..1).await.unwrap_err();
+        assert!(error.kind() == Kind::Protocol && error.to_string().contains("link-local"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(2) && server.count() == 1);
+    }
+    // Allowed, it is tried: nobody is there, or a proxy says so.
+    let server = Server::start(|_| Reply::redirect(307, "http://169.254.254.253:1/")).await;
+    let options =
+        Options { allow_link_local: true, connect_timeout: Duration::from_millis(200), ..impatient() };
+    let blob = blob_with(&Client::new(options, Vec::new()).unwrap(), &server);
+    let error = blob.read(0..1).await.unwrap_err();
+    assert!(error.kind() != Kind::Protocol && error.to_string().contains("169.254.254.253"), "{error}");
+}
+
+#[tokio::test]
+async fn headers_are_bounded() {
+    let server = Server::start(|request| {
+        let reply = Reply::blob(request, &content(100));
+        (0..60).fold(reply, |reply, i| reply.header(&format!("X-{i}"), "y".repeat(20_000)))
+    })
+    .await;
+    let error = blob_on(&server).read(0..1).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Network, "{error}");
+    let many = Server::start(|request| {
+        (0..500).fold(Reply::blob(request, &content(100)), |reply, i| reply.header(&format!("X-{i}"), "y"))
+    })
+    .await;
+    assert_eq!(blob_on(&many).read(0..1).await.unwrap_err().kind(), Kind::Network);
+}
+
+#[tokio::test]
+async fn headers_of_a_mirror_stay_with_it() {
+    let store = Server::start(|request| Reply::blob(request, &content(100))).await;
+    let target = store.host_as("localhost");
+    let mirror = Server::start(move |_| Reply::redirect(307, format!("http://{target}/x"))).await;
+    let headers = vec![("X-Dragonfly".to_owned(), "topsecret".to_owned())];
+    let mirrors = vec![Mirror { host: mirror.host(), headers, ..Mirror::default() }];
+    let hosts = [("registry.test".to_owned(), HostOptions { mirrors })].into();
+    let client = Client::new(Options { hosts, ..fast() }, Vec::new()).unwrap();
+    let blob = client.blob(&Reference::parse("registry.test/a/b").unwrap(), &format::Digest::of(b"any"));
+    for _ in 0..2 {
+        read(&blob, 0..10).await.unwrap();
+    }
+    assert_eq!(mirror.requests()[0].header("x-dragonfly"), "topsecret");
+    assert!(store.requests().iter().all(|request| request.header("x-dragonfly").is_empty()));
+    assert_eq!((mirror.count(), store.count()), (1, 2), "one request for each read");
 }

@@ -81,6 +81,38 @@ impl Reply {
         Reply::new(206, bytes).header("Content-Range", format!("bytes {start}-{}/{size}", end - 1))
     }
 
+    /// Answers as a server does that knows several ranges.
+    pub fn blob_by_parts(request: &Request, data: &[u8]) -> Reply {
+        let Some(ranges) = request.header("range").strip_prefix("bytes=") else {
+            return Reply::new(200, data);
+        };
+        if !ranges.contains(',') {
+            return Reply::blob(request, data);
+        }
+        let parts = ranges.split(',').filter_map(|range| {
+            let (first, last) = range.split_once('-').unwrap();
+            let (start, end) = (first.parse().unwrap(), last.parse::<usize>().unwrap() + 1);
+            (start < data.len()).then(|| (start, end.min(data.len())))
+        });
+        Reply::parts(&parts.collect::<Vec<_>>(), data)
+    }
+
+    /// These parts of a blob, each from its start to its end.
+    pub fn parts(parts: &[(usize, usize)], data: &[u8]) -> Reply {
+        let mut body = Vec::new();
+        for &(start, end) in parts {
+            let head = format!(
+                "\r\n--THE_BOUNDARY\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes {start}-{}/{}\r\n\r\n",
+                end - 1,
+                data.len()
+            );
+            body.extend_from_slice(head.as_bytes());
+            body.extend_from_slice(&data[start..end]);
+        }
+        body.extend_from_slice(b"\r\n--THE_BOUNDARY--\r\n");
+        Reply::new(206, body).header("Content-Type", "multipart/byteranges; boundary=THE_BOUNDARY")
+    }
+
     pub fn redirect(status: u16, location: impl Into<String>) -> Reply {
         Reply::new(status, "<a>elsewhere</a>").header("Location", location)
     }

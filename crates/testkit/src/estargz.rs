@@ -4,12 +4,13 @@
 //! payload, and seal it: the digests around the lie are right, so that only the lie can be found.
 //! [`hostile`] has the lies that every reader must survive.
 
+pub(crate) mod codec;
 pub mod hostile;
-mod order;
-mod payload;
+pub(crate) mod order;
+pub(crate) mod payload;
 #[cfg(test)]
 mod tests;
-mod toc;
+pub(crate) mod toc;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -19,7 +20,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use format::Digest;
 use format::digest::{Algorithm, Hasher};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::tarball::{self, Member, Type};
 
@@ -49,17 +50,21 @@ pub struct Options {
     pub landmark: bool,
     /// Which footer to end with.
     pub footer: Footer,
+    /// Whether each chunk has a digest of its own. Without, entries carry the `NumLink` of old writers.
+    pub chunk_digests: bool,
     /// What becomes of fractions of a second.
     pub mtime: Mtime,
 }
 
-/// The two footers that point at a TOC inside the blob.
+/// How a blob ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Footer {
     /// 51 bytes, eStargz.
     Estargz,
     /// 47 bytes, stargz before it was a valid gzip extra field.
     Legacy,
+    /// 46 bytes: the TOC is not in the blob but in another image, see [`crate::image::toc_image`].
+    External,
 }
 
 /// How the TOC tells modification times.
@@ -80,8 +85,21 @@ impl Default for Options {
             prioritized: Vec::new(),
             landmark: true,
             footer: Footer::Estargz,
+            chunk_digests: true,
             mtime: Mtime::Exact,
         }
+    }
+}
+
+impl Options {
+    /// What writers did before eStargz: no landmark, no digests of chunks, the footer of 47 bytes.
+    pub fn legacy() -> Options {
+        Options { landmark: false, chunk_digests: false, footer: Footer::Legacy, ..Options::default() }
+    }
+
+    /// The TOC in an image of its own.
+    pub fn external() -> Options {
+        Options { footer: Footer::External, ..Options::default() }
     }
 }
 
@@ -96,7 +114,7 @@ pub struct Blob {
     pub toc_json: Bytes,
     /// The digest of `toc_json`.
     pub toc_digest: Digest,
-    /// Where the gzip member of the TOC starts in the blob.
+    /// Where the gzip member of the TOC starts in the blob; where the footer starts when the TOC is not in it.
     pub toc_offset: u64,
     /// The digest of the uncompressed blob.
     pub diff_id: Digest,
@@ -129,11 +147,18 @@ impl Draft {
     /// The payload and TOC for an archive; see [`build`].
     pub fn new(tar: &[u8], options: &Options) -> Draft {
         let members = order::arrange(tarball::parse(tar), options);
-        let mut writer = payload::Writer::new(tar, options);
+        let mut writer = payload::Writer::new(tar, options, codec::Codec::Gzip(options.level));
         for member in &members {
             writer.append(member);
         }
-        writer.finish()
+        let written = writer.finish();
+        Draft {
+            payload: written.payload,
+            toc: json!({ "version": 1, "entries": written.entries }),
+            footer: options.footer,
+            uncompressed: written.uncompressed,
+            uncompressed_size: written.uncompressed_size,
+        }
     }
 
     /// The entry of the TOC with this stored name: the first one, not its further chunks.
@@ -164,13 +189,16 @@ impl Draft {
     pub fn seal_json(self, json: &[u8]) -> Blob {
         let Draft { payload, footer: kind, mut uncompressed, uncompressed_size, .. } = self;
         let content = Bytes::copy_from_slice(json);
-        let tar =
-            tarball::archive(&[Member { content: content.clone(), ..Member::new(Type::File, TOC_NAME) }]);
-        uncompressed.update(&tar);
         let toc_offset = payload.len() as u64;
-        let mut gzip = GzEncoder::new(payload, Compression::default());
-        gzip.write_all(&tar).expect("writing to a Vec cannot fail");
-        let mut bytes = gzip.finish().expect("writing to a Vec cannot fail");
+        let (mut bytes, mut size) = (payload, uncompressed_size);
+        if kind != Footer::External {
+            let tar = toc_tar(content.clone());
+            uncompressed.update(&tar);
+            size += tar.len() as u64;
+            let mut gzip = GzEncoder::new(bytes, Compression::default());
+            gzip.write_all(&tar).expect("writing to a Vec cannot fail");
+            bytes = gzip.finish().expect("writing to a Vec cannot fail");
+        }
         bytes.extend_from_slice(&footer(kind, toc_offset));
         Blob {
             digest: Digest::of(&bytes),
@@ -179,7 +207,7 @@ impl Draft {
             toc_json: content,
             toc_offset,
             diff_id: uncompressed.finish(),
-            uncompressed_size: uncompressed_size + tar.len() as u64,
+            uncompressed_size: size,
         }
     }
 }
@@ -215,11 +243,19 @@ impl Blob {
     }
 }
 
-/// The footer that points at `toc_offset`: an empty gzip member with an extra field.
+/// The archive that holds a TOC and nothing else.
+pub(crate) fn toc_tar(json: Bytes) -> Vec<u8> {
+    tarball::archive(&[Member { content: json, ..Member::new(Type::File, TOC_NAME) }])
+}
+
+/// The footer that points at `toc_offset` (unless the TOC is external): an empty gzip member with an extra field.
 pub fn footer(kind: Footer, toc_offset: u64) -> Vec<u8> {
-    let pointer = format!("{toc_offset:016x}STARGZ");
+    let pointer = match kind {
+        Footer::Estargz | Footer::Legacy => format!("{toc_offset:016x}STARGZ"),
+        Footer::External => "STARGZEXTERNALTOC".to_owned(),
+    };
     let mut extra = Vec::new();
-    if kind == Footer::Estargz {
+    if kind != Footer::Legacy {
         extra.extend_from_slice(b"SG");
         extra.extend_from_slice(&(pointer.len() as u16).to_le_bytes());
     }
@@ -245,6 +281,6 @@ pub fn gunzip(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-fn sha256() -> Hasher {
+pub(crate) fn sha256() -> Hasher {
     Hasher::new(Algorithm::Sha256)
 }

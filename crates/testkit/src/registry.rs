@@ -8,8 +8,9 @@
 
 mod auth;
 mod connection;
-mod fault;
+pub(crate) mod fault;
 mod http;
+mod parts;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -20,10 +21,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use format::Digest;
 
-use crate::image::{Document, Image};
+use crate::content::Content as Blob;
+use crate::estargz;
+use crate::image::{self, Document, Image};
 use crate::pace::Line;
 use crate::worker::{LOOPBACK, Worker, listen};
 
@@ -98,13 +100,15 @@ struct Shared {
     redirects: Mutex<Redirects>,
     distance: Mutex<Distance>,
     body_bytes: AtomicU64,
+    connections: Counter,
+    answers: Counter,
 }
 
 #[derive(Debug, Default)]
 struct Content {
     /// By repository and then tag or digest.
     manifests: HashMap<(String, String), Document>,
-    blobs: HashMap<Digest, Bytes>,
+    blobs: HashMap<Digest, Blob>,
 }
 
 #[derive(Debug, Default)]
@@ -148,6 +152,8 @@ impl Registry {
             redirects: Mutex::default(),
             distance: Mutex::new(Distance { rtt: Duration::ZERO, line: Arc::new(Line::new(0)) }),
             body_bytes: AtomicU64::new(0),
+            connections: Counter::default(),
+            answers: Counter::default(),
         });
         let served = shared.clone();
         let worker = Worker::spawn("registry", move || connection::serve(listener, cdn_listener, served));
@@ -179,9 +185,23 @@ impl Registry {
         self.push_tagged(repository, tag, image, &image.index)
     }
 
+    /// Stores images of several platforms, and tags an index of them. Returns the reference.
+    pub fn push_platforms(&self, repository: &str, tag: &str, images: &[&Image]) -> String {
+        images.iter().for_each(|image| drop(self.push(repository, tag, image)));
+        let index = image::index(images);
+        self.put_manifest(repository, &index.digest.to_string(), &index);
+        self.put_manifest(repository, tag, &index);
+        self.reference(&format!("{repository}:{tag}"))
+    }
+
+    /// Stores the TOCs of external layers where readers of the image `repository:tag` look for them.
+    pub fn push_toc_image(&self, repository: &str, tag: &str, blobs: &[&estargz::Blob]) -> String {
+        self.push(repository, &format!("{tag}{}", image::TOC_TAG_SUFFIX), &image::toc_image(blobs))
+    }
+
     fn push_tagged(&self, repository: &str, tag: &str, image: &Image, tagged: &Document) -> String {
         for layer in &image.layers {
-            self.put_blob(layer.digest, layer.bytes.clone());
+            self.put_blob(layer.digest, layer.content.clone());
         }
         self.put_blob(image.config.digest, image.config.bytes.clone());
         for document in [&image.manifest, &image.index] {
@@ -199,8 +219,8 @@ impl Registry {
     }
 
     /// Stores a blob in all repositories under a digest, which need not be its own.
-    pub fn put_blob(&self, digest: Digest, bytes: Bytes) {
-        lock(&self.shared.content).blobs.insert(digest, bytes);
+    pub fn put_blob(&self, digest: Digest, content: impl Into<Blob>) {
+        lock(&self.shared.content).blobs.insert(digest, content.into());
     }
 
     /// Forgets a blob.
@@ -235,8 +255,7 @@ impl Registry {
 
     /// Makes every URL of the CDN handed out so far void.
     pub fn expire_redirects(&self) {
-        let now = Instant::now();
-        lock(&self.shared.redirects).issued.iter_mut().for_each(|issued| issued.expires = now);
+        self.shared.expire_redirects();
     }
 
     /// How far away the registry is from now on: one round trip is added to each new connection and each answer, and all
@@ -271,6 +290,41 @@ impl Registry {
     pub fn body_bytes(&self) -> u64 {
         self.shared.body_bytes.load(Ordering::Relaxed)
     }
+
+    /// The most connections that were open at the same time so far, on both listeners.
+    pub fn most_connections(&self) -> u64 {
+        self.shared.connections.most.load(Ordering::Relaxed)
+    }
+
+    /// The most requests that were being answered at the same time so far, on both listeners.
+    pub fn most_requests(&self) -> u64 {
+        self.shared.answers.most.load(Ordering::Relaxed)
+    }
+}
+
+/// How many there are of something, and the most there have been.
+#[derive(Debug, Default)]
+struct Counter {
+    now: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Counter {
+    /// Counts one more until the guard is dropped.
+    fn enter(&self) -> Entered<'_> {
+        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(now, Ordering::Relaxed);
+        Entered(self)
+    }
+}
+
+/// One that is counted.
+struct Entered<'a>(&'a Counter);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
@@ -281,6 +335,11 @@ impl Shared {
 
     fn distance(&self) -> Distance {
         lock(&self.distance).clone()
+    }
+
+    fn expire_redirects(&self) {
+        let now = Instant::now();
+        lock(&self.redirects).issued.iter_mut().for_each(|issued| issued.expires = now);
     }
 
     /// A new URL of the CDN for a blob, if blobs are redirected.

@@ -1,36 +1,54 @@
-//! A TCP proxy that makes the loopback interface as slow as a long line: every byte takes half a round trip each way, a
-//! new connection costs one round trip more (the handshake), and what comes down from the target is paced to the line's
-//! rate, all connections together. TCP's slow start is not simulated.
+//! A TCP proxy that makes the loopback interface as slow as a long line, and as unreliable as a test wants.
+//!
+//! Every byte takes half a round trip each way, a new connection costs one round trip more (the handshake), and what comes
+//! down from the target is paced to the line's rate, all connections together; each may also have a rate of its own, so that
+//! several are faster than one. TCP's slow start is not simulated.
+//!
+//! The proxy follows three scripts. [`Rule`]s befall requests, as in [`crate::registry`], with any registry behind it that
+//! speaks plain HTTP/1.1. [`ConnectionRule`]s befall connections, whatever they carry. And [`Proxy::outage`] takes the whole
+//! network away for a time.
 
+mod carry;
+mod connections;
+mod exchange;
+mod outage;
+mod script;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep_until};
+use crate::registry::Rule;
+use crate::registry::fault::{Fault, Script};
+use crate::worker::{LOOPBACK, Worker};
 
-use crate::pace::{Line, wake_at};
-use crate::worker::{LOOPBACK, Worker, listen};
+pub use connections::{ConnectionFault, ConnectionRule};
+pub use outage::Outage;
+pub use script::{ScriptError, Step, parse_script};
 
-/// Bytes that go onto the line at once. Ten packets or so: small against the rate, large against the cost of a wake-up.
-const PIECE: usize = 16 << 10;
-/// Connections served at the same time; others wait in the backlog.
-const CONNECTIONS: usize = 512;
+/// Requests that are remembered; later ones are only counted.
+const REMEMBERED: usize = 100_000;
+
+/// The line between clients and target. A rate of 0 is without limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// The round trip.
+    pub rtt: Duration,
+    /// What all connections together may carry from the target, in bits per second.
+    pub bits_per_second: u64,
+    /// What one connection may carry from the target, in bits per second.
+    pub connection_bits_per_second: u64,
+}
 
 /// A running proxy; stops when dropped.
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
-    counters: Arc<Counters>,
+    shared: Arc<Shared>,
     _worker: Worker,
 }
 
@@ -39,17 +57,50 @@ pub struct Proxy {
 pub struct Stats {
     /// Connections accepted.
     pub connections: u64,
+    /// The most connections that were open at the same time.
+    pub most_connections: u64,
     /// Bytes delivered to the target.
     pub bytes_up: u64,
     /// Bytes delivered from the target.
     pub bytes_down: u64,
+    /// HTTP/1.1 requests that came.
+    pub requests: u64,
+    /// Those of them that asked for a range.
+    pub ranges: u64,
 }
 
+/// A request that came through the proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The number of its connection, from 0 on in the order in which they came.
+    pub connection: u64,
+    /// `GET`, `HEAD`, …
+    pub method: String,
+    /// The path with the query, as sent.
+    pub target: String,
+    /// The `Range` header.
+    pub range: Option<String>,
+}
+
+/// What the threads of tests and the proxy share. No lock is held while another is taken.
 #[derive(Debug, Default)]
-struct Counters {
+struct Shared {
+    rules: Mutex<Script>,
+    connection_rules: Mutex<connections::Script>,
+    seen: Mutex<Vec<Seen>>,
+    outage: outage::Switch,
     connections: AtomicU64,
+    open: AtomicU64,
+    most_open: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,
+    requests: AtomicU64,
+    ranges: AtomicU64,
+}
+
+/// Locks a mutex under which nothing panics.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no panics under this lock")
 }
 
 /// A proxy to `target` on a free port of the loopback interface. A rate of 0 is without limit.
@@ -58,6 +109,11 @@ pub fn wan_proxy(target: SocketAddr, rtt: Duration, bits_per_second: u64) -> Pro
 }
 
 impl Proxy {
+    /// A proxy to `target` on a free port of the loopback interface.
+    pub fn start(target: SocketAddr, link: Link) -> Proxy {
+        Proxy::listen_with(LOOPBACK, target, link).expect("a free loopback port")
+    }
+
     /// A proxy that listens on a given address; see [`wan_proxy`].
     ///
     /// # Errors
@@ -68,17 +124,21 @@ impl Proxy {
         rtt: Duration,
         bits_per_second: u64,
     ) -> io::Result<Proxy> {
-        let (listener, addr) = listen(at)?;
-        let counters = Arc::new(Counters::default());
-        let path = Path {
-            target,
-            rtt,
-            line: Line::new(bits_per_second),
-            window: window(rtt, bits_per_second),
-            counters: counters.clone(),
-        };
-        let worker = Worker::spawn("wan-proxy", move || accept(listener, Arc::new(path)));
-        Ok(Proxy { addr, counters, _worker: worker })
+        Proxy::listen_with(at, target, Link { rtt, bits_per_second, ..Link::default() })
+    }
+
+    /// A proxy that listens on a given address, with all that a link can be.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub fn listen_with(at: SocketAddr, target: SocketAddr, link: Link) -> io::Result<Proxy> {
+        let port = outage::Port::reserve(at)?;
+        let listener = port.listen()?;
+        let addr = port.addr();
+        let shared = Arc::new(Shared::default());
+        let path = Arc::new(carry::Path::new(target, link, shared.clone()));
+        let worker = Worker::spawn("wan-proxy", move || carry::accept(port, listener, path));
+        Ok(Proxy { addr, shared, _worker: worker })
     }
 
     /// Where it listens.
@@ -86,121 +146,78 @@ impl Proxy {
         self.addr
     }
 
+    /// Adds a rule to the script of requests. All rules that match a request apply.
+    ///
+    /// # Panics
+    /// When the fault is one of a registry's memory, which a proxy has no part in ([`Fault::ExpireTokens`],
+    /// [`Fault::ExpireRedirects`]).
+    pub fn fault(&self, rule: Rule) {
+        let misplaced = matches!(rule.fault(), Fault::ExpireTokens | Fault::ExpireRedirects);
+        assert!(!misplaced, "a proxy cannot do {:?}", rule.fault());
+        lock(&self.shared.rules).add(rule);
+    }
+
+    /// Adds a rule to the script of connections. All rules that match a connection apply.
+    pub fn connection_fault(&self, rule: ConnectionRule) {
+        lock(&self.shared.connection_rules).add(rule);
+    }
+
+    /// Ends all faults that have not begun.
+    pub fn clear_faults(&self) {
+        *lock(&self.shared.rules) = Script::default();
+        *lock(&self.shared.connection_rules) = connections::Script::default();
+    }
+
+    /// Takes the network away from now on, for this time. A second call replaces what is left of the first; a time of zero
+    /// brings it back.
+    pub fn outage(&self, kind: Outage, time: Duration) {
+        self.shared.outage.set(kind, time);
+    }
+
     /// What it has carried so far.
     pub fn stats(&self) -> Stats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
-            connections: self.counters.connections.load(Ordering::Relaxed),
-            bytes_up: self.counters.up.load(Ordering::Relaxed),
-            bytes_down: self.counters.down.load(Ordering::Relaxed),
+            connections: get(&self.shared.connections),
+            most_connections: get(&self.shared.most_open),
+            bytes_up: get(&self.shared.up),
+            bytes_down: get(&self.shared.down),
+            requests: get(&self.shared.requests),
+            ranges: get(&self.shared.ranges),
         }
     }
-}
 
-/// The way between client and target.
-#[derive(Debug)]
-struct Path {
-    target: SocketAddr,
-    rtt: Duration,
-    line: Line,
-    window: usize,
-    counters: Arc<Counters>,
-}
-
-/// Bytes that one connection may have under way in one direction: twice the bandwidth-delay product, so that one
-/// connection alone can fill the line.
-fn window(rtt: Duration, bits_per_second: u64) -> usize {
-    const SMALLEST: u64 = 512 << 10;
-    const LARGEST: u64 = 64 << 20;
-    let product = (u128::from(bits_per_second) / 8 * rtt.as_micros() / 1_000_000) as u64;
-    match bits_per_second {
-        0 => LARGEST as usize,
-        _ => (2 * product).clamp(SMALLEST, LARGEST) as usize,
+    /// The first 100,000 requests, in the order in which they came.
+    pub fn requests(&self) -> Vec<Seen> {
+        lock(&self.shared.seen).clone()
     }
 }
 
-async fn accept(listener: std::net::TcpListener, path: Arc<Path>) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let (client, _) = listener.accept().await?;
-        let established = Instant::now() + path.rtt;
-        path.counters.connections.fetch_add(1, Ordering::Relaxed);
-        let path = path.clone();
-        tokio::spawn(async move {
-            carry(client, established, &path).await;
-            drop(slot);
-        });
-    }
-}
-
-/// Serves one connection to its end. When one side resets it, or the target refuses, so does the proxy.
-async fn carry(mut client: TcpStream, established: Instant, path: &Path) {
-    sleep_until(established).await;
-    let Ok(mut target) = TcpStream::connect(path.target).await else {
-        reset(&client);
-        return;
-    };
-    for stream in [&client, &target] {
-        // Nagle's algorithm would add delays of its own. Failing means that the peer is gone, which the pipes find out.
-        let _ = stream.set_nodelay(true);
-    }
-    let outcome = {
-        let (from_client, to_client) = client.split();
-        let (from_target, to_target) = target.split();
-        let up = pipe(from_client, to_target, path, None, &path.counters.up);
-        let down = pipe(from_target, to_client, path, Some(&path.line), &path.counters.down);
-        tokio::try_join!(up, down)
-    };
-    if outcome.is_err() {
-        reset(&client);
-        reset(&target);
-    }
-}
-
-/// Makes closing this connection a reset.
-fn reset(stream: &TcpStream) {
-    let _ = stream.set_zero_linger(); // fails on a connection that is gone, which is as good
-}
-
-/// Carries bytes one way until their end, each half a round trip after it came or, with a line, left the line.
-async fn pipe(
-    mut from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
-    path: &Path,
-    line: Option<&Line>,
-    counter: &AtomicU64,
-) -> io::Result<()> {
-    let (pieces, mut arriving) = mpsc::unbounded_channel::<(Instant, Bytes)>(); // bounded by the window, in bytes
-    let window = Semaphore::new(path.window);
-    let send = async {
-        let mut buffer = BytesMut::new();
-        loop {
-            buffer.reserve(PIECE);
-            let len = (&mut from).take(PIECE as u64).read_buf(&mut buffer).await?;
-            let left = match line {
-                Some(line) => line.send(len).await,
-                None => Instant::now(),
-            };
-            window.acquire_many(len as u32).await.expect("the semaphore is never closed").forget();
-            let piece = buffer.split().freeze();
-            if pieces.send((left + path.rtt / 2, piece)).is_err() || len == 0 {
-                drop(pieces);
-                return io::Result::Ok(());
-            }
+impl Shared {
+    fn record(&self, seen: Seen) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if seen.range.is_some() {
+            self.ranges.fetch_add(1, Ordering::Relaxed);
         }
-    };
-    let deliver = async {
-        while let Some((when, piece)) = arriving.recv().await {
-            wake_at(when).await;
-            if piece.is_empty() {
-                return to.shutdown().await;
-            }
-            to.write_all(&piece).await?;
-            window.add_permits(piece.len());
-            counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        let mut all = lock(&self.seen);
+        if all.len() < REMEMBERED {
+            all.push(seen);
         }
-        Ok(())
-    };
-    tokio::try_join!(send, deliver).map(drop)
+    }
+
+    /// Counts a connection in; it is counted out when the guard is dropped.
+    fn enter(self: &Arc<Shared>) -> (u64, Open) {
+        let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most_open.fetch_max(open, Ordering::Relaxed);
+        (self.connections.fetch_add(1, Ordering::Relaxed), Open(self.clone()))
+    }
+}
+
+/// A connection that is open.
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }

@@ -10,12 +10,12 @@ use crate::tree::parent;
 
 /// A member to write: one of the archive, or one of our own.
 #[derive(Debug)]
-pub(super) enum Item {
+pub(crate) enum Item {
     Archive(Parsed),
     Landmark(Member),
 }
 
-pub(super) fn arrange(members: Vec<Parsed>, options: &Options) -> Vec<Item> {
+pub(crate) fn arrange(members: Vec<Parsed>, options: &Options) -> Vec<Item> {
     // By path, then by position: a later member of the same name replaces the earlier one.
     let mut by_path: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
     for (position, parsed) in members.iter().enumerate() {

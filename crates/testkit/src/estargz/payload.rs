@@ -1,27 +1,26 @@
-//! The gzip members before the TOC, and the TOC's entries for them.
+//! The compressed members before the TOC, and the TOC's entries for them.
 //!
 //! A new member starts before the payload of a chunk, so a member is: a chunk, its padding, and the tar headers up to
 //! the next chunk. With a minimal chunk size several chunks share a member and differ by their inner offset.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::mem;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use format::Digest;
 use format::digest::Hasher;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::codec::{Codec, Encoder};
 use super::order::Item;
-use super::{Draft, Footer, Options, sha256, toc};
+use super::{Options, sha256, toc};
 use crate::tarball::{Member, Type, header, padding};
 
-pub(super) struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     tar: &'a [u8],
     options: &'a Options,
     out: Vec<u8>,
-    gzip: Option<GzEncoder<Vec<u8>>>,
+    codec: Codec,
+    encoder: Option<Encoder>,
     /// Offset of the member that chunks go to, in the blob and in the uncompressed blob.
     member_start: (usize, u64),
     uncompressed: Hasher,
@@ -30,28 +29,35 @@ pub(super) struct Writer<'a> {
     /// Names by id, as told last: the TOC repeats none.
     users: BTreeMap<u32, String>,
     groups: BTreeMap<u32, String>,
-    footer: Footer,
+}
+
+/// What a [`Writer`] has written.
+pub(crate) struct Written {
+    pub(crate) payload: Vec<u8>,
+    pub(crate) entries: Vec<Value>,
+    pub(crate) uncompressed: Hasher,
+    pub(crate) uncompressed_size: u64,
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(tar: &'a [u8], options: &'a Options) -> Writer<'a> {
+    pub(crate) fn new(tar: &'a [u8], options: &'a Options, codec: Codec) -> Writer<'a> {
         assert!(options.chunk_size > 0, "a chunk has at least one byte");
         Writer {
             tar,
             options,
             out: Vec::new(),
-            gzip: None,
+            codec,
+            encoder: None,
             member_start: (0, 0),
             uncompressed: sha256(),
             uncompressed_size: 0,
             entries: Vec::new(),
             users: BTreeMap::new(),
             groups: BTreeMap::new(),
-            footer: options.footer,
         }
     }
 
-    pub(super) fn append(&mut self, item: &Item) {
+    pub(crate) fn append(&mut self, item: &Item) {
         match item {
             Item::Archive(parsed) => {
                 self.write(&self.tar[parsed.header.clone()]);
@@ -64,12 +70,11 @@ impl<'a> Writer<'a> {
         }
     }
 
-    pub(super) fn finish(mut self) -> Draft {
+    pub(crate) fn finish(mut self) -> Written {
         self.close();
-        Draft {
+        Written {
             payload: self.out,
-            toc: json!({ "version": 1, "entries": self.entries }),
-            footer: self.footer,
+            entries: self.entries,
             uncompressed: self.uncompressed,
             uncompressed_size: self.uncompressed_size,
         }
@@ -89,7 +94,9 @@ impl<'a> Writer<'a> {
             }
             self.place(&mut entry, landmark);
             toc::put_unless_zero(&mut entry, "chunkOffset", (number * size) as u64);
-            entry.insert("chunkDigest".into(), Digest::of(chunk).to_string().into());
+            if self.options.chunk_digests {
+                entry.insert("chunkDigest".into(), Digest::of(chunk).to_string().into());
+            }
             self.write(chunk);
             let next = Map::from_iter([
                 ("name".to_owned(), entry["name"].clone()),
@@ -125,33 +132,31 @@ impl<'a> Writer<'a> {
                 entry.insert(key.into(), name.as_str().into());
             }
         }
+        if !self.options.chunk_digests {
+            entry.insert("NumLink".into(), 0.into());
+        }
         entry
     }
 
     /// Compressed bytes so far, after a flush.
     fn compressed_len(&mut self) -> usize {
-        match &mut self.gzip {
-            Some(gzip) => {
-                gzip.flush().expect("writing to a Vec cannot fail");
-                gzip.get_ref().len()
-            }
+        match &mut self.encoder {
+            Some(encoder) => encoder.flushed_len(),
             None => self.out.len(),
         }
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        let gzip = self.gzip.get_or_insert_with(|| {
-            GzEncoder::new(mem::take(&mut self.out), Compression::new(self.options.level))
-        });
-        gzip.write_all(bytes).expect("writing to a Vec cannot fail");
+        let encoder = self.encoder.get_or_insert_with(|| self.codec.encoder(mem::take(&mut self.out)));
+        encoder.write(bytes);
         self.uncompressed.update(bytes);
         self.uncompressed_size += bytes.len() as u64;
     }
 
-    /// Ends the gzip member, if one is open.
+    /// Ends the member, if one is open.
     fn close(&mut self) {
-        if let Some(gzip) = self.gzip.take() {
-            self.out = gzip.finish().expect("writing to a Vec cannot fail");
+        if let Some(encoder) = self.encoder.take() {
+            self.out = encoder.finish();
         }
     }
 }

@@ -62,6 +62,41 @@ fn footers_have_their_exact_bytes() {
     assert_eq!(legacy.len(), 47);
     assert_eq!(&legacy[10..], b"\x16\x000000000000001234STARGZ\x01\0\0\xff\xff\0\0\0\0\0\0\0\0");
     assert!(gunzip(&legacy).is_empty());
+    let external = footer(Footer::External, 0x1234);
+    assert_eq!(external.len(), 46);
+    assert_eq!(&external[10..], b"\x15\0SG\x11\0STARGZEXTERNALTOC\x01\0\0\xff\xff\0\0\0\0\0\0\0\0");
+    assert!(gunzip(&external).is_empty());
+}
+
+#[test]
+fn an_external_toc_is_not_in_the_blob() {
+    let tree = hostile::honest_tree();
+    let tar = tarball::write(&tree);
+    let blob = build(&tar, &Options { chunk_size: CHUNK_SIZE, ..Options::external() });
+    check_chunks(&blob, &tree);
+    assert_eq!(unpacked(&blob), tree);
+    assert_eq!(Digest::of(&gunzip(&blob.bytes)), blob.diff_id);
+    assert_eq!(blob.bytes.len() as u64, blob.toc_offset + 46);
+    assert!(
+        tarball::parse(&gunzip(&blob.bytes)).iter().all(|parsed| parsed.member.name != TOC_NAME.as_bytes())
+    );
+}
+
+#[test]
+fn old_writers_digest_files_only() {
+    let blob = build(
+        &tarball::write(&hostile::honest_tree()),
+        &Options { chunk_size: CHUNK_SIZE, ..Options::legacy() },
+    );
+    let toc = blob.toc();
+    let entries = toc["entries"].as_array().unwrap();
+    assert!(entries.iter().all(|entry| entry.get("chunkDigest").is_none() && !hostile::is_landmark(entry)));
+    assert_eq!(entries.iter().filter(|entry| entry.get("digest").is_some()).count(), 3);
+    assert_eq!(entries[0]["NumLink"], 0);
+    assert_eq!(
+        blob.bytes.len() - 47,
+        blob.bytes.windows(10).rposition(|w| w == b"\x1f\x8b\x08\x04\0\0\0\0\0\xff").unwrap()
+    );
 }
 
 #[test]

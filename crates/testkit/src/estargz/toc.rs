@@ -34,7 +34,7 @@ const KEYS: [&str; 20] = [
 ];
 
 /// The entry for a member: all but chunks and names of owners. What is zero or empty is left out.
-pub(super) fn entry(member: &Member, mtime: Mtime) -> Map<String, Value> {
+pub(crate) fn entry(member: &Member, mtime: Mtime) -> Map<String, Value> {
     let kind = match member.kind {
         Type::File => "reg",
         Type::Hardlink => "hardlink",
@@ -72,58 +72,104 @@ pub(super) fn entry(member: &Member, mtime: Mtime) -> Map<String, Value> {
     entry
 }
 
-pub(super) fn put_unless_zero(entry: &mut Map<String, Value>, key: &str, value: u64) {
+pub(crate) fn put_unless_zero(entry: &mut Map<String, Value>, key: &str, value: u64) {
     if value != 0 {
         entry.insert(key.into(), value.into());
     }
 }
 
+/// The order of keys in an entry that Podman writes.
+const PODMAN_KEYS: [&str; 20] = [
+    "type",
+    "name",
+    "linkName",
+    "mode",
+    "size",
+    "uid",
+    "gid",
+    "modtime",
+    "accesstime",
+    "changetime",
+    "devMajor",
+    "devMinor",
+    "xattrs",
+    "digest",
+    "offset",
+    "endOffset",
+    "chunkSize",
+    "chunkOffset",
+    "chunkDigest",
+    "chunkType",
+];
+
 /// The TOC as JSON, indented by tabs, keys in the order of [`KEYS`].
-pub(super) fn json(toc: &Value) -> String {
+pub(crate) fn json(toc: &Value) -> String {
     let mut out = String::new();
-    push(&mut out, toc, 0);
+    Form { keys: &KEYS, indented: true }.push(&mut out, toc, 0);
     out
 }
 
-fn push(out: &mut String, value: &Value, depth: usize) {
-    match value {
-        Value::Object(map) if !map.is_empty() => {
-            let rank = |key: &str| match key {
-                "version" => 0,
-                key => KEYS.iter().position(|known| *known == key).unwrap_or(KEYS.len()),
-            };
-            let mut fields: Vec<_> = map.iter().collect();
-            fields.sort_by(|a, b| (rank(a.0), a.0).cmp(&(rank(b.0), b.0)));
-            push_items(out, ['{', '}'], depth, fields, |out, (key, value)| {
-                push_text(out, key);
-                out.push_str(": ");
-                push(out, value, depth + 1);
-            });
-        }
-        Value::Array(list) if !list.is_empty() => {
-            push_items(out, ['[', ']'], depth, list, |out, value| push(out, value, depth + 1));
-        }
-        Value::String(text) => push_text(out, text),
-        scalar => out.push_str(&scalar.to_string()),
-    }
+/// The TOC as JSON without white space, keys in the order of [`PODMAN_KEYS`].
+pub(crate) fn compact_json(toc: &Value) -> String {
+    let mut out = String::new();
+    Form { keys: &PODMAN_KEYS, indented: false }.push(&mut out, toc, 0);
+    out
 }
 
-fn push_items<T>(
-    out: &mut String,
-    [open, close]: [char; 2],
-    depth: usize,
-    items: impl IntoIterator<Item = T>,
-    mut push_one: impl FnMut(&mut String, T),
-) {
-    out.push(open);
-    for (number, item) in items.into_iter().enumerate() {
-        out.push_str(if number == 0 { "\n" } else { ",\n" });
-        out.extend(std::iter::repeat_n('\t', depth + 1));
-        push_one(out, item);
+/// How a TOC is written.
+struct Form {
+    keys: &'static [&'static str],
+    indented: bool,
+}
+
+impl Form {
+    fn push(&self, out: &mut String, value: &Value, depth: usize) {
+        match value {
+            Value::Object(map) if !map.is_empty() => {
+                let rank = |key: &str| match key {
+                    "version" => 0,
+                    key => self.keys.iter().position(|known| *known == key).unwrap_or(self.keys.len()),
+                };
+                let mut fields: Vec<_> = map.iter().collect();
+                fields.sort_by(|a, b| (rank(a.0), a.0).cmp(&(rank(b.0), b.0)));
+                self.push_items(out, ['{', '}'], depth, fields, |out, (key, value)| {
+                    push_text(out, key);
+                    out.push_str(if self.indented { ": " } else { ":" });
+                    self.push(out, value, depth + 1);
+                });
+            }
+            Value::Array(list) if !list.is_empty() => {
+                self.push_items(out, ['[', ']'], depth, list, |out, value| self.push(out, value, depth + 1));
+            }
+            Value::String(text) => push_text(out, text),
+            scalar => out.push_str(&scalar.to_string()),
+        }
     }
-    out.push('\n');
-    out.extend(std::iter::repeat_n('\t', depth));
-    out.push(close);
+
+    fn push_items<T>(
+        &self,
+        out: &mut String,
+        [open, close]: [char; 2],
+        depth: usize,
+        items: impl IntoIterator<Item = T>,
+        mut push_one: impl FnMut(&mut String, T),
+    ) {
+        out.push(open);
+        for (number, item) in items.into_iter().enumerate() {
+            out.push_str(if number == 0 { "" } else { "," });
+            self.break_line(out, depth + 1);
+            push_one(out, item);
+        }
+        self.break_line(out, depth);
+        out.push(close);
+    }
+
+    fn break_line(&self, out: &mut String, depth: usize) {
+        if self.indented {
+            out.push('\n');
+            out.extend(std::iter::repeat_n('\t', depth));
+        }
+    }
 }
 
 /// A string with the escapes of Go's encoder, which also escapes what is special in HTML and JavaScript.

@@ -53,6 +53,7 @@ async fn accept(
 }
 
 async fn talk(mut stream: TcpStream, listener: Listener, shared: &Shared) -> io::Result<()> {
+    let _open = shared.connections.enter();
     stream.set_nodelay(true)?;
     sleep_unless_zero(shared.distance().rtt).await;
     let mut buffer = BytesMut::new();
@@ -71,7 +72,14 @@ async fn respond(
     shared: &Shared,
     request: Incoming,
 ) -> io::Result<ControlFlow<()>> {
+    let _answering = shared.answers.enter();
     let plan = lock(&shared.script).plan(&request.method, &request.path);
+    if plan.expire_tokens {
+        lock(&shared.gate).revoke();
+    }
+    if plan.expire_redirects {
+        shared.expire_redirects();
+    }
     let answer = route::answer(shared, listener, &request, &plan);
     let last = request.headers.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
     let head_only = request.method == "HEAD";
@@ -98,7 +106,8 @@ async fn send_body(
     answer: &Answer,
     plan: &Plan,
 ) -> io::Result<ControlFlow<()>> {
-    let end = plan.cut.map_or(answer.body.len(), |(after, _)| after.min(answer.body.len()));
+    let len = usize::try_from(answer.body.len()).expect("lengths of bodies fit 64 bits");
+    let end = plan.cut.map_or(len, |(after, _)| after.min(len));
     let line = shared.distance().line;
     let mut pauses = plan.pauses.iter().peekable();
     let mut sent = 0;
@@ -118,7 +127,7 @@ async fn send_body(
             until = until.min(sent + (rate as usize / 10).max(1));
             sleep(Duration::from_secs_f64((until - sent) as f64 / rate as f64)).await;
         }
-        let mut piece = BytesMut::from(&answer.body[sent..until]);
+        let mut piece = BytesMut::from(answer.body.read(sent as u64, until - sent));
         for offset in &plan.corrupt {
             let at = offset.checked_sub(answer.start + sent as u64).map(|at| at as usize);
             if let Some(byte) = at.and_then(|at| piece.get_mut(at)) {

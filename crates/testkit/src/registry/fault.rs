@@ -16,6 +16,8 @@ pub enum Fault {
     },
     /// Answer a range with 200 and the whole.
     IgnoreRange,
+    /// Answer several ranges with 200 and the whole, as object stores do.
+    OneRange,
     /// Send the right bytes of a range under the `Content-Range` of the bytes one later.
     WrongContentRange,
     /// Promise all, send so much of the body, and close the connection.
@@ -37,6 +39,10 @@ pub enum Fault {
     Drip(u64),
     /// Flip all bits of the byte at this offset of the whole blob or manifest, whenever it is sent.
     CorruptByte(u64),
+    /// Make every bearer token handed out so far void before the request is looked at.
+    ExpireTokens,
+    /// Make every URL of the CDN handed out so far void before the request is looked at.
+    ExpireRedirects,
 }
 
 /// A fault and the requests that it befalls.
@@ -53,6 +59,11 @@ impl Rule {
     /// Befalls every request whose path contains `path`, for example `/blobs/`, a digest, `/token` or `/cdn/`.
     pub fn new(path: impl Into<String>, fault: Fault) -> Rule {
         Rule { path: path.into(), method: None, skip: 0, times: u64::MAX, fault }
+    }
+
+    /// What goes wrong.
+    pub(crate) fn fault(&self) -> &Fault {
+        &self.fault
     }
 
     /// Only requests with this method count.
@@ -76,17 +87,17 @@ impl Rule {
 
 /// All rules, and how many requests each has seen.
 #[derive(Debug, Default)]
-pub(super) struct Script {
+pub(crate) struct Script {
     rules: Vec<(Rule, u64)>,
 }
 
 impl Script {
-    pub(super) fn add(&mut self, rule: Rule) {
+    pub(crate) fn add(&mut self, rule: Rule) {
         self.rules.push((rule, 0));
     }
 
     /// What goes wrong with the next request.
-    pub(super) fn plan(&mut self, method: &str, path: &str) -> Plan {
+    pub(crate) fn plan(&mut self, method: &str, path: &str) -> Plan {
         let mut plan = Plan::default();
         for (rule, seen) in &mut self.rules {
             if !path.contains(&rule.path) || rule.method.as_ref().is_some_and(|wanted| wanted != method) {
@@ -103,23 +114,26 @@ impl Script {
 
 /// The faults of one request, together.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) status: Option<u16>,
-    pub(super) retry_after: Option<u64>,
-    pub(super) ignore_range: bool,
-    pub(super) wrong_content_range: bool,
-    pub(super) stall_headers: Duration,
-    pub(super) reset_at_once: bool,
+pub(crate) struct Plan {
+    pub(crate) status: Option<u16>,
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) ignore_range: bool,
+    pub(crate) one_range: bool,
+    pub(crate) wrong_content_range: bool,
+    pub(crate) stall_headers: Duration,
+    pub(crate) reset_at_once: bool,
     /// Where the body ends early, and how.
-    pub(super) cut: Option<(usize, Cut)>,
-    pub(super) pauses: Vec<(usize, Duration)>,
-    pub(super) bytes_per_second: Option<u64>,
-    pub(super) corrupt: Vec<u64>,
+    pub(crate) cut: Option<(usize, Cut)>,
+    pub(crate) pauses: Vec<(usize, Duration)>,
+    pub(crate) bytes_per_second: Option<u64>,
+    pub(crate) corrupt: Vec<u64>,
+    pub(crate) expire_tokens: bool,
+    pub(crate) expire_redirects: bool,
 }
 
 /// How a connection ends in the middle of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
+pub(crate) enum Cut {
     Close,
     Reset,
 }
@@ -133,6 +147,7 @@ impl Plan {
                 self.retry_after = Some(seconds);
             }
             Fault::IgnoreRange => self.ignore_range = true,
+            Fault::OneRange => self.one_range = true,
             Fault::WrongContentRange => self.wrong_content_range = true,
             Fault::ShortBody(after) => self.cut = Some((after, Cut::Close)),
             Fault::Reset => self.reset_at_once = true,
@@ -144,6 +159,8 @@ impl Plan {
             }
             Fault::Drip(bytes_per_second) => self.bytes_per_second = Some(bytes_per_second.max(1)),
             Fault::CorruptByte(offset) => self.corrupt.push(offset),
+            Fault::ExpireTokens => self.expire_tokens = true,
+            Fault::ExpireRedirects => self.expire_redirects = true,
         }
     }
 }

@@ -7,6 +7,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
+use crate::content::Content;
+
 /// Heads and bodies of requests are at most this long.
 const LARGEST: usize = 64 << 10;
 
@@ -109,7 +111,7 @@ fn decode(text: &str, plus: Plus) -> String {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) body: Bytes,
+    pub(super) body: Content,
     pub(super) start: u64,
 }
 

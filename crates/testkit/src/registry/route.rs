@@ -2,13 +2,13 @@
 
 use std::str::FromStr as _;
 
-use bytes::Bytes;
 use format::Digest;
 use serde_json::json;
 
 use super::fault::Plan;
 use super::http::{Answer, Incoming, Unsatisfiable, parameters, range};
-use super::{Listener, Shared, lock};
+use super::{Listener, Shared, lock, parts};
+use crate::content::Content;
 
 pub(super) fn answer(shared: &Shared, listener: Listener, request: &Incoming, plan: &Plan) -> Answer {
     if let Some(status) = plan.status {
@@ -36,7 +36,7 @@ fn planned_status(shared: &Shared, request: &Incoming, plan: &Plan, status: u16)
             }
         }
         416 => match find_blob(shared, &request.path) {
-            Some(bytes) => answer.header("Content-Range", format!("bytes */{}", bytes.len())),
+            Some(blob) => answer.header("Content-Range", format!("bytes */{}", blob.len())),
             None => answer,
         },
         _ => answer,
@@ -81,16 +81,16 @@ fn api(shared: &Shared, request: &Incoming, plan: &Plan) -> Answer {
             let Some(document) = lock(&shared.content).manifests.get(&key).cloned() else {
                 return Answer::error(404, "MANIFEST_UNKNOWN");
             };
-            content(request, plan, document.bytes)
+            content(request, plan, document.bytes.into())
                 .header("Content-Type", document.media_type)
                 .header("Docker-Content-Digest", document.digest)
         }
         Some((_, _, digest)) => {
-            let Some(bytes) = find_blob(shared, digest) else { return Answer::error(404, "BLOB_UNKNOWN") };
+            let Some(blob) = find_blob(shared, digest) else { return Answer::error(404, "BLOB_UNKNOWN") };
             if let Some(url) = Digest::from_str(digest).ok().and_then(|digest| shared.redirect(digest)) {
                 return Answer::empty(307).header("Location", url);
             }
-            content(request, plan, bytes)
+            content(request, plan, blob)
                 .header("Content-Type", "application/octet-stream")
                 .header("Docker-Content-Digest", digest)
         }
@@ -103,7 +103,7 @@ fn cdn(shared: &Shared, request: &Incoming, plan: &Plan) -> Answer {
         return Answer { body: "<Error><Code>AccessDenied</Code></Error>".into(), ..Answer::empty(403) };
     }
     match find_blob(shared, &request.path) {
-        Some(bytes) => content(request, plan, bytes).header("Content-Type", "application/octet-stream"),
+        Some(blob) => content(request, plan, blob).header("Content-Type", "application/octet-stream"),
         None => Answer::empty(404),
     }
 }
@@ -116,15 +116,19 @@ fn split(path: &str) -> Option<(&str, &str, &str)> {
 }
 
 /// The blob whose digest `path` ends in.
-fn find_blob(shared: &Shared, path: &str) -> Option<Bytes> {
+fn find_blob(shared: &Shared, path: &str) -> Option<Content> {
     let digest = Digest::from_str(path.rsplit('/').next()?).ok()?;
     lock(&shared.content).blobs.get(&digest).cloned()
 }
 
 /// The whole, or the range of it that is wanted.
-fn content(request: &Incoming, plan: &Plan, whole: Bytes) -> Answer {
-    let len = whole.len() as u64;
+fn content(request: &Incoming, plan: &Plan, whole: Content) -> Answer {
+    let len = whole.len();
     let wanted = request.headers.get("range").filter(|_| !plan.ignore_range);
+    let several = wanted.filter(|header| header.contains(',') && !plan.one_range);
+    if let Some(answer) = several.and_then(|header| parts::answer(header, plan, &whole)) {
+        return answer;
+    }
     match wanted.and_then(|header| range(header, len)) {
         None => Answer { body: whole, ..Answer::empty(200) }.header("Accept-Ranges", "bytes"),
         Some(Err(Unsatisfiable)) => {
@@ -133,8 +137,8 @@ fn content(request: &Incoming, plan: &Plan, whole: Bytes) -> Answer {
         Some(Ok(range)) => {
             let lie = u64::from(plan.wrong_content_range);
             let told = format!("bytes {}-{}/{len}", range.start + lie, range.end - 1 + lie);
-            let body = whole.slice(range.start as usize..range.end as usize);
-            Answer { body, start: range.start, ..Answer::empty(206) }.header("Content-Range", told)
+            let (start, body) = (range.start, whole.slice(range));
+            Answer { body, start, ..Answer::empty(206) }.header("Content-Range", told)
         }
     }
 }

@@ -1,6 +1,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use super::*;
@@ -71,7 +72,7 @@ fn an_image_is_served_by_tag_and_by_digest() {
     assert_eq!(manifest.body, image.manifest.bytes);
     assert_eq!(manifest.header("Docker-Content-Digest"), Some(image.manifest.digest.to_string().as_str()));
     let layer = get(&registry, &format!("/v2/a/b/blobs/{}", image.layers[0].digest), &[]);
-    assert_eq!(layer.body, image.layers[0].bytes);
+    assert_eq!(layer.body, image.layers[0].content.to_bytes());
 
     let head = send(registry.addr(), "HEAD /v2/a/b/manifests/v1", &[], "");
     assert_eq!(head.header("Content-Length"), Some(image.index.bytes.len().to_string().as_str()));
@@ -99,6 +100,7 @@ fn ranges_are_answered_as_asked() {
     check("100000-", 416, Some("bytes */100000"), b"");
     check("-0", 416, Some("bytes */100000"), b"");
     check("20-10", 200, None, &bytes);
+    registry.fault(Rule::new(&path, Fault::OneRange));
     check("0-1,5-6", 200, None, &bytes);
     assert_eq!(registry.requests()[3].range(), Some("bytes=-51"));
 }
@@ -291,4 +293,71 @@ fn a_dropped_registry_is_gone_even_while_stalling() {
         assert_eq!(stalled.join().unwrap(), 0);
     });
     assert_eq!(TcpStream::connect(addr).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn tokens_and_urls_expire_at_a_request_of_the_script() {
+    let (registry, path, bytes) = with_blob();
+    registry.set_auth(Auth::Bearer { credentials: None, ttl: Duration::from_secs(60) });
+    let grant = || get(&registry, "/token?service=testkit&scope=repository%3Asome/repo%3Apull", &[]).json();
+    let bearer = format!("Authorization: Bearer {}", grant()["token"].as_str().unwrap());
+    registry.fault(Rule::new("/v2/some/repo/blobs/", Fault::ExpireTokens).skip(2).times(1));
+    let statuses: Vec<_> = (0..4).map(|_| get(&registry, &path, &[&bearer]).status).collect();
+    assert_eq!(statuses, [200, 200, 401, 401]);
+    let bearer = format!("Authorization: Bearer {}", grant()["token"].as_str().unwrap());
+    assert_eq!(get(&registry, &path, &[&bearer]).status, 200, "a new token is good");
+
+    registry.set_auth(Auth::Anonymous);
+    registry.set_redirect(Some(Redirect { ttl: Duration::from_secs(60), uses: 0 }));
+    registry.fault(Rule::new("/cdn/", Fault::ExpireRedirects).skip(1).times(1));
+    let fetch = |reply: &Reply| {
+        let url = reply.header("Location").unwrap().strip_prefix("http://").unwrap();
+        let (host, path) = url.split_once('/').unwrap();
+        send(host.parse().unwrap(), &format!("GET /{path}"), &[], "")
+    };
+    let redirected = get(&registry, &path, &[]);
+    assert_eq!(fetch(&redirected).body, bytes);
+    assert_eq!(fetch(&redirected).status, 403);
+    assert_eq!(fetch(&get(&registry, &path, &[])).body, bytes);
+}
+
+#[test]
+fn platforms_share_an_index_and_tocs_have_an_image_of_their_own() {
+    let registry = Registry::start();
+    let tar = tarball::write(&Tree::new().with("f", Entry::file("x")));
+    let blob = crate::estargz::build(&tar, &crate::estargz::Options::external());
+    let image = |architecture: &str| {
+        let options = image::Options { architecture: architecture.to_owned(), ..Default::default() };
+        Image::new(vec![Layer::estargz(&blob)], &options)
+    };
+    let (one, two) = (image("amd64"), image("arm64"));
+    registry.push_platforms("a", "v1", &[&one, &two]);
+    let index = get(&registry, "/v2/a/manifests/v1", &[]).json();
+    for (number, image) in [one, two].iter().enumerate() {
+        let descriptor = &index["manifests"][number];
+        assert_eq!(descriptor["digest"], image.manifest.digest.to_string());
+        assert_eq!(descriptor["platform"], image.platform);
+        let path = format!("/v2/a/manifests/{}", image.manifest.digest);
+        assert_eq!(get(&registry, &path, &[]).body, image.manifest.bytes);
+    }
+
+    registry.push_toc_image("a", "v1", &[&blob]);
+    let manifest = get(&registry, "/v2/a/manifests/v1-esgztoc", &[]).json();
+    let layer = &manifest["layers"][0];
+    assert_eq!(layer["annotations"]["containerd.io/snapshot/stargz/layer.digest"], blob.digest.to_string());
+    let toc = get(&registry, &format!("/v2/a/blobs/{}", layer["digest"].as_str().unwrap()), &[]).body;
+    assert_eq!(tarball::parse(&crate::estargz::gunzip(&toc))[0].member.content, blob.toc_json);
+}
+
+#[test]
+fn what_goes_on_at_the_same_time_is_counted() {
+    let (registry, path, _) = with_blob();
+    registry.fault(Rule::new(&path, Fault::StallHeaders(Duration::from_secs(1))));
+    let addr = registry.addr();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| send(addr, &format!("GET {path}"), &[], ""));
+        }
+    });
+    assert_eq!((registry.most_connections(), registry.most_requests()), (3, 3));
 }

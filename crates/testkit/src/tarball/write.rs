@@ -37,7 +37,7 @@ pub(crate) fn header(member: &Member) -> Vec<u8> {
 
 /// The header blocks of a member that claims this much content.
 pub(crate) fn header_of_size(member: &Member, size: u64) -> Vec<u8> {
-    let records = pax_records(member);
+    let records = pax_records(member, size);
     let mut out = Vec::new();
     if !records.is_empty() {
         let extended = Member { content: records.into(), ..Member::new(Type::File, "pax") };
@@ -59,7 +59,7 @@ pub(crate) fn header_of_size(member: &Member, size: u64) -> Vec<u8> {
 }
 
 /// What does not fit into the ustar header of `member`, as PAX records.
-fn pax_records(member: &Member) -> Vec<u8> {
+fn pax_records(member: &Member, size: u64) -> Vec<u8> {
     let mut records = Vec::new();
     if needs_record(&member.name) {
         push_record(&mut records, b"path", &member.name);
@@ -71,6 +71,9 @@ fn pax_records(member: &Member) -> Vec<u8> {
         if !fits(id.into(), 8) {
             push_record(&mut records, key.as_bytes(), id.to_string().as_bytes());
         }
+    }
+    if !fits(size, 12) {
+        push_record(&mut records, b"size", size.to_string().as_bytes());
     }
     if member.mtime.nanos != 0 || u64::try_from(member.mtime.secs).map_or(true, |secs| !fits(secs, 12)) {
         push_record(&mut records, b"mtime", decimal(member.mtime).as_bytes());

@@ -1,6 +1,7 @@
 //! From a verified TOC to the files of a layer: the EROFS metadata, the place of every content, the tables.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -10,9 +11,16 @@ use format::digest::{Algorithm, Hasher};
 use format::{Digest, Landmark, Node, NodeKind, Toc};
 
 use crate::error::{Error, Kind};
-use crate::image::{Chunk, IMAGE_FILE, ImageFiles, META_VERSION, Meta, TablesBuilder};
+use crate::image::{
+    Chunk, Compression, IMAGE_FILE, ImageFiles, META_VERSION, Meta, NO_DIR, SpanEntry, TablesBuilder,
+};
+
+mod kin;
 
 const BLOCK: u64 = erofs::BLOCK_SIZE as u64;
+
+/// The longest data area, bytes: what block numbers of 32 bits can name, less some room for metadata.
+const DATA_MAX: u64 = (1 << 44) - (1 << 40);
 
 /// What is known of a layer when its image is built.
 #[derive(Debug)]
@@ -21,6 +29,7 @@ pub(crate) struct Plan<'a> {
     pub blob_size: u64,
     /// Where the compressed contents end and the TOC begins in the blob.
     pub payload_end: u64,
+    pub compression: Compression,
     pub toc: &'a Toc,
 }
 
@@ -42,7 +51,9 @@ impl Plan<'_> {
             version: META_VERSION,
             digest: self.digest,
             toc_digest: self.toc.digest(),
+            compressed_toc_digest: self.toc.compressed_digest(),
             blob_size: self.blob_size,
+            compression: self.compression,
             data_start: layout.data_start,
             data_len: layout.data_len,
             prefetch_end: match self.toc.landmark() {
@@ -79,53 +90,80 @@ struct Placed {
 fn place(toc: &Toc, payload_end: u64) -> Result<Placed, Error> {
     let chunks = toc.chunks();
     let spans = format::spans(chunks, payload_end);
-    let mut files: Vec<(usize, &Node, &[format::Chunk])> = Vec::new();
+    let mut files: Vec<(usize, u64, &[format::Chunk])> = Vec::new();
     for (number, node) in toc.nodes().iter().enumerate() {
-        if let NodeKind::File { chunks: range, .. } = &node.kind {
+        if let NodeKind::File { chunks: range, size } = &node.kind {
             let list = chunks
                 .get(range.start as usize..range.end as usize)
                 .ok_or_else(|| Error::new(Kind::Format, "a file names chunks that the TOC has not"))?;
-            if !list.is_empty() {
-                files.push((number, node, list));
+            if *size > 0 {
+                files.push((number, *size, list));
             }
         }
     }
-    files.sort_by_key(|(number, _, list)| (list[0].blob_offset, list[0].inner_offset, *number));
+    // What is one hole lies behind everything that is in the blob.
+    files.sort_by_key(|(number, _, list)| {
+        let first = list.first();
+        (first.map_or(u64::MAX, |chunk| chunk.blob_offset), first.map(|chunk| chunk.inner_offset), *number)
+    });
 
     let mut tables = TablesBuilder {
         chunks: Vec::with_capacity(chunks.len()),
-        spans: spans.iter().map(|span| span.blob.clone()).collect(),
+        spans: spans
+            .iter()
+            .map(|span| SpanEntry { blob: span.blob.clone(), class: 0, dir: NO_DIR })
+            .collect(),
+        dirs: Vec::new(),
         data_len: 0,
     };
+    let kin = kin::Kin::of(toc);
     let mut offsets = HashMap::with_capacity(files.len());
     let mut known: HashMap<[u8; 32], u64> = HashMap::with_capacity(files.len());
-    for (number, _, list) in files {
-        let data = *known.entry(content_key(list)).or_insert_with(|| {
-            let data = tables.data_len;
-            tables.chunks.extend(list.iter().map(|chunk| Chunk {
-                data: data + chunk.file_offset,
-                size: chunk.size,
-                span: span_of(&tables.spans, chunk.blob_offset),
-                inner_offset: chunk.inner_offset,
-                digest: chunk.digest,
-            }));
-            let size: u64 = list.iter().map(|chunk| chunk.size).sum();
-            tables.data_len = (data + size).next_multiple_of(BLOCK);
-            data
-        });
+    for (number, size, list) in files {
+        let data = match known.entry(content_key(size, list)) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(unknown) => {
+                let data = tables.data_len;
+                let end = data.checked_add(size).filter(|end| *end <= DATA_MAX);
+                let end = end.ok_or_else(|| {
+                    Error::new(Kind::Format, format!("its files have more than {DATA_MAX} bytes together"))
+                })?;
+                tables.chunks.extend(list.iter().map(|chunk| Chunk {
+                    data: data + chunk.file_offset,
+                    size: chunk.size,
+                    span: span_of(&tables.spans, chunk.blob_offset),
+                    inner_offset: chunk.inner_offset,
+                    digest: chunk.digest,
+                }));
+                tables.data_len = end.next_multiple_of(BLOCK);
+                *unknown.insert(data)
+            }
+        };
         offsets.insert(number, data);
+        // Where several files share a span, its first one speaks for it.
+        for chunk in list {
+            let span = span_of(&tables.spans, chunk.blob_offset) as usize;
+            if let Some(entry) = tables.spans.get_mut(span).filter(|entry| entry.dir == NO_DIR)
+                && let Some(place) = kin.place(number)
+            {
+                (entry.class, entry.dir) = place;
+            }
+        }
     }
+    tables.dirs = kin.dirs;
     Ok(Placed { tables, offsets })
 }
 
-fn span_of(spans: &[std::ops::Range<u64>], blob_offset: u64) -> u32 {
-    spans.partition_point(|span| span.start <= blob_offset).saturating_sub(1) as u32
+fn span_of(spans: &[SpanEntry], blob_offset: u64) -> u32 {
+    spans.partition_point(|span| span.blob.start <= blob_offset).saturating_sub(1) as u32
 }
 
-/// Two files with the same chunks have the same bytes, wherever they lie in the blob.
-fn content_key(list: &[format::Chunk]) -> [u8; 32] {
+/// Two files with the same chunks at the same places have the same bytes, wherever they lie in the blob.
+fn content_key(size: u64, list: &[format::Chunk]) -> [u8; 32] {
     let mut hasher = Hasher::new(Algorithm::Sha256);
+    hasher.update(&size.to_le_bytes());
     for chunk in list {
+        hasher.update(&chunk.file_offset.to_le_bytes());
         hasher.update(&chunk.size.to_le_bytes());
         hasher.update(&chunk.digest);
     }

@@ -1,15 +1,17 @@
 //! One layer: answers reads of its data area, and says how far it is filled.
 
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use format::Digest;
 
 use crate::error::{Error, Kind};
 use crate::fetch::{Engine, EngineOptions};
 use crate::image::{IMAGE_FILE, ImageFiles};
+use crate::layers::Pin;
 use crate::source::BlobSource;
 
 /// A layer whose image is on disk, filled or not.
@@ -31,10 +33,32 @@ pub struct Progress {
     pub fetched: u64,
     /// Requests made for them.
     pub requests: u64,
+    /// Bytes of contents that somebody read.
+    pub touched: u64,
     /// Chunks of the layer.
     pub chunks: u64,
     /// Chunks that are not filled.
     pub missing: u64,
+}
+
+/// Where the bytes are that were asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// In the image file.
+    Stored,
+    /// Here: the disk has no room for them.
+    Unkept(Bytes),
+}
+
+/// What is known of the digest of the whole blob, whose parts are verified one by one in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlobDigest {
+    /// The blob did not come in one piece.
+    Unseen,
+    /// It is what the manifest says.
+    Right,
+    /// It is not.
+    Wrong,
 }
 
 impl Layer {
@@ -69,6 +93,31 @@ impl Layer {
         self.files.filled.complete()
     }
 
+    /// Makes sure that what is missing can still be had. Asks nobody if nothing is missing.
+    ///
+    /// # Errors
+    /// The store does not answer, or has the blob no longer, or not for us.
+    pub async fn check(&self) -> Result<(), Error> {
+        if self.complete() {
+            return Ok(());
+        }
+        self.engine.source().check().await.map_err(|error| error.of_layer(&self.digest()))
+    }
+
+    /// Whether the kernel may be given the image file alone, without anybody who fills it: if every chunk is there.
+    /// None is taken out from then on; such a layer is removed as a whole or not at all. Blocks on the disk.
+    ///
+    /// # Errors
+    /// That could not be made durable.
+    pub fn give_alone(&self) -> Result<bool, Error> {
+        self.files.give_alone().map_err(|error| error.of_layer(&self.digest()))
+    }
+
+    /// The layer's files, to look after them.
+    pub(crate) fn files(&self) -> &Arc<ImageFiles> {
+        &self.files
+    }
+
     /// How far the layer is filled.
     pub fn progress(&self) -> Progress {
         let (fetched, requests) = self.engine.traffic();
@@ -76,8 +125,18 @@ impl Layer {
             blob_size: self.files.meta.blob_size,
             fetched,
             requests,
+            touched: self.engine.touched(),
             chunks: self.files.tables.chunk_count() as u64,
             missing: self.files.filled.missing(),
+        }
+    }
+
+    /// Whether the whole blob has its digest.
+    pub fn blob_digest(&self) -> BlobDigest {
+        match self.engine.blob_digest.load(Ordering::Relaxed) {
+            0 => BlobDigest::Unseen,
+            1 => BlobDigest::Right,
+            _ => BlobDigest::Wrong,
         }
     }
 
@@ -88,22 +147,41 @@ impl Layer {
     /// The range ends behind the data area, or the disk fails.
     pub fn read_local(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
         let end = self.end_of(offset, buf.len())?;
-        let tables = &self.files.tables;
-        if !self.complete() && !tables.chunks_in(offset..end).all(|chunk| self.files.filled.get(chunk)) {
-            return Ok(false);
+        let chunks = self.files.tables.chunks_in(offset..end);
+        if !self.complete() {
+            self.engine.touch(chunks.clone());
         }
-        self.files.image.read_exact_at(buf, self.files.meta.data_start + offset)?;
-        Ok(true)
+        self.files.recent.touch(chunks.clone());
+        self.files.read_filled(chunks, offset, buf)
     }
 
     /// Fetches and verifies what is missing in `len` bytes of the data area at `offset`.
     ///
     /// # Errors
     /// What is missing could not be had; the error names the layer. The next call tries again.
-    pub async fn fill(&self, offset: u64, len: usize) -> Result<(), Error> {
+    pub async fn fill(&self, offset: u64, len: usize) -> Result<Filled, Error> {
         let end = self.end_of(offset, len).map_err(|error| Error::disk("read", error))?;
+        // What the disk had no room for a moment ago is not fetched again.
+        if let (true, Some(bytes)) = (self.engine.disk_full(), self.engine.unkept(offset..end)) {
+            return Ok(Filled::Unkept(bytes));
+        }
         let chunks = self.files.tables.chunks_in(offset..end);
-        self.engine.fill(chunks).await.map_err(|error| error.of_layer(&self.digest()))
+        match self.engine.fill(chunks).await {
+            Ok(()) => Ok(Filled::Stored),
+            Err(error) if error.kind() == Kind::DiskFull => match self.engine.unkept(offset..end) {
+                Some(bytes) => Ok(Filled::Unkept(bytes)),
+                None => Err(error.of_layer(&self.digest())),
+            },
+            Err(error) => Err(error.of_layer(&self.digest())),
+        }
+    }
+
+    /// Fetches everything that is missing, giving way to whatever anybody waits for.
+    ///
+    /// # Errors
+    /// As [`fill`](Layer::fill), at the first thing that fails.
+    pub async fn fill_all(&self) -> Result<(), Error> {
+        self.engine.complete().await.map_err(|error| error.of_layer(&self.digest()))
     }
 
     /// Up to where in the blob to prefetch, bytes: to the landmark of the image's author, or what `default` says.
@@ -116,7 +194,7 @@ impl Layer {
     /// # Errors
     /// As [`fill`](Layer::fill).
     pub async fn prefetch(&self, blob_end: u64) -> Result<(), Error> {
-        self.engine.fill_until(blob_end).await.map_err(|error| error.of_layer(&self.digest()))
+        self.engine.prefetch(blob_end).await.map_err(|error| error.of_layer(&self.digest()))
     }
 
     fn end_of(&self, offset: u64, len: usize) -> io::Result<u64> {
@@ -145,11 +223,17 @@ impl Layer {
         self.engine.close();
     }
 
-    pub(crate) fn check_toc(&self, expected: &Digest) -> Result<(), Error> {
-        if self.toc_digest() == *expected {
+    pub(crate) fn check_toc(&self, expected: &Pin) -> Result<(), Error> {
+        let meta = &self.files.meta;
+        let (found, wanted) = match expected {
+            Pin::Toc(digest) => (Some(meta.toc_digest), digest),
+            Pin::CompressedToc(digest) => (meta.compressed_toc_digest, digest),
+        };
+        if found == Some(*wanted) {
             return Ok(());
         }
-        let what = format!("its TOC has the digest {}, the manifest says {expected}", self.toc_digest());
+        let found = found.map_or("no compressed form".to_owned(), |digest| format!("the digest {digest}"));
+        let what = format!("its TOC has {found}, the manifest says {wanted}");
         Err(Error::new(Kind::Integrity, what).of_layer(&self.digest()))
     }
 }

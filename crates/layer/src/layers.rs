@@ -13,8 +13,10 @@ use format::Digest;
 use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::task::JoinHandle;
 
+use crate::cache::{Cache, CacheBudget};
 use crate::error::{Error, Kind};
 use crate::fetch::EngineOptions;
+use crate::fetch::memo::Memo;
 use crate::image::remove_dir;
 use crate::layer::Layer;
 use crate::source::BlobSource;
@@ -40,6 +42,8 @@ pub struct LayersOptions {
     pub attempts: u32,
     /// Largest request for contents, bytes of the blob.
     pub job_max: u64,
+    /// How much of the disk the layers may take.
+    pub cache: CacheBudget,
 }
 
 impl LayersOptions {
@@ -56,26 +60,47 @@ impl LayersOptions {
             read_timeout: Duration::from_secs(300),
             attempts: 5,
             job_max: 8 << 20,
+            cache: CacheBudget::default(),
         }
     }
 }
+
+/// Contents in memory that the disk had no room for, bytes.
+const UNKEPT_MAX: usize = 32 << 20;
 
 /// How long a process that was killed may take to let go of the root.
 const DYING: Duration = Duration::from_secs(1);
 
 /// The layers below one root, which one process owns at a time.
 ///
-/// One lock guards the table of live layers and is never held over an await. Resolving is one flight for each digest,
+/// One lock guards the table of live layers and is never held over an await; a layer is renamed out of sight under it,
+/// so that nobody begins to load what is about to go. Resolving is one flight for each digest,
 /// run as a task: a caller that goes away does not stop it for the others.
 #[derive(Debug)]
 pub struct Layers {
     pub(crate) options: LayersOptions,
     pub(crate) engine: EngineOptions,
+    pub(crate) cache: Cache,
     live: Mutex<HashMap<Digest, Arc<OnceCell<Arc<Layer>>>>>,
     temporary: AtomicU64,
     flusher: Mutex<Option<JoinHandle<()>>>,
     /// Held for as long as this process owns the root.
     _lock: File,
+}
+
+/// What an image's manifest says of a layer's TOC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// Its digest: the annotation `containerd.io/snapshot/stargz/toc.digest`.
+    Toc(Digest),
+    /// The digest of its compressed bytes: the annotation `io.github.containers.zstd-chunked.manifest-checksum`.
+    CompressedToc(Digest),
+}
+
+impl From<Digest> for Pin {
+    fn from(toc: Digest) -> Pin {
+        Pin::Toc(toc)
+    }
 }
 
 /// A layer whose TOC was not yet compared with the digest that the manifest pins.
@@ -87,8 +112,8 @@ impl Resolved {
     ///
     /// # Errors
     /// [`Kind::Integrity`].
-    pub fn verify(self, toc_digest: &Digest) -> Result<Arc<Layer>, Error> {
-        self.0.check_toc(toc_digest)?;
+    pub fn verify(self, pin: &Pin) -> Result<Arc<Layer>, Error> {
+        self.0.check_toc(pin)?;
         Ok(self.0)
     }
 
@@ -144,8 +169,14 @@ impl Layers {
             attempts: options.attempts,
             job_max: options.job_max,
             dirty: dirty.clone(),
+            traffic: Arc::default(),
+            siblings: Arc::default(),
+            memo: Arc::new(Memo::new(UNKEPT_MAX)),
+            full: Arc::default(),
         };
+        let full = engine.full.clone();
         let layers = Arc::new(Layers {
+            cache: Cache::new(options.root.clone(), options.cache),
             options,
             engine,
             live: Mutex::default(),
@@ -153,7 +184,8 @@ impl Layers {
             flusher: Mutex::default(),
             _lock: lock,
         });
-        let flusher = tokio::spawn(crate::flush::run(Arc::downgrade(&layers), dirty));
+        layers.take_stock()?;
+        let flusher = tokio::spawn(crate::flush::run(Arc::downgrade(&layers), dirty, full));
         *layers.flusher.lock().unwrap_or_else(PoisonError::into_inner) = Some(flusher);
         Ok(layers)
     }
@@ -163,7 +195,7 @@ impl Layers {
     }
 
     pub(crate) fn dir_of(&self, digest: &Digest) -> PathBuf {
-        self.options.root.join(digest.algorithm().name()).join(digest.hex())
+        crate::cache::dir_of(&self.options.root, digest)
     }
 
     /// The layer with this digest: the live one, the one on disk (no request is made), or a new one from the TOC in
@@ -174,7 +206,7 @@ impl Layers {
     pub async fn resolve(
         self: &Arc<Self>,
         digest: Digest,
-        expected: Option<Digest>,
+        expected: Option<Pin>,
         source: Arc<dyn BlobSource>,
     ) -> Result<Resolved, Error> {
         let cell = self.live().entry(digest).or_default().clone();
@@ -198,6 +230,7 @@ impl Layers {
                 if !new {
                     layer.set_source(source);
                 }
+                self.note_use(&layer);
                 Ok(Resolved(layer))
             }
             Err(error) => {
@@ -205,6 +238,11 @@ impl Layers {
                 Err(error.of_layer(&digest))
             }
         }
+    }
+
+    /// A container is about to start: what nobody waits for keeps still for a while.
+    pub fn starting(&self) {
+        self.engine.traffic.starting();
     }
 
     /// Failures leave nothing in the table, unless somebody else is trying just now.
@@ -220,23 +258,9 @@ impl Layers {
     /// # Errors
     /// The root can't be read.
     pub fn on_disk(&self) -> Result<Vec<Digest>, Error> {
-        let mut found = Vec::new();
-        for algorithm in ["sha256", "sha512"] {
-            let dir = self.options.root.join(algorithm);
-            let entries = match fs::read_dir(&dir) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(Error::disk(format!("list {}", dir.display()), error)),
-            };
-            for entry in entries {
-                let entry = entry.map_err(|error| Error::disk(format!("list {}", dir.display()), error))?;
-                let name = entry.file_name();
-                let digest =
-                    name.to_str().and_then(|hex| format!("{algorithm}:{hex}").parse::<Digest>().ok());
-                found.extend(digest);
-            }
-        }
-        Ok(found)
+        let root = &self.options.root;
+        crate::cache::digests(root)
+            .map_err(|error| Error::disk(format!("list the layers in {}", root.display()), error))
     }
 
     /// Forgets a layer and removes it from the disk. Readers that still hold it keep its files until they let go.
@@ -244,18 +268,62 @@ impl Layers {
     /// When this returns, the layer is out of sight: whoever resolves the digest now gets a new one. The future frees
     /// the disk space; without it, that happens at the next start.
     pub fn remove(&self, digest: &Digest) -> impl Future<Output = Result<(), Error>> + Send + use<> {
-        if let Some(layer) = self.live().remove(digest).and_then(|cell| cell.get().cloned()) {
-            layer.close();
-        }
-        let (dir, rubbish) = (self.dir_of(digest), self.temporary_dir());
-        let renamed = match fs::rename(&dir, &rubbish) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.map_err(|error| Error::disk(format!("remove {}", dir.display()), error)),
+        let renamed = {
+            let mut live = self.live();
+            if let Some(layer) = live.remove(digest).and_then(|cell| cell.get().cloned()) {
+                layer.close();
+            }
+            self.out_of_sight(digest)
         };
         async move {
-            renamed?;
+            let rubbish = renamed?;
             blocking(move || remove_dir(&rubbish)).await
         }
+    }
+
+    /// Whether somebody holds the layer, or is about to.
+    pub(crate) fn held(&self, digest: &Digest) -> bool {
+        self.live().get(digest).is_some_and(is_held)
+    }
+
+    /// Does something to the files of a layer that is not live, while nobody begins to load it.
+    pub(crate) fn while_not_live(
+        &self,
+        digest: &Digest,
+        work: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let live = self.live();
+        if live.contains_key(digest) {
+            return Err(
+                Error::new(Kind::Closed, "the layer has just come into use; try again").of_layer(digest)
+            );
+        }
+        work()
+    }
+
+    /// Forgets a layer, unless somebody holds it or is about to. Returns what is left to be removed.
+    pub(crate) fn take_unused(&self, digest: &Digest) -> Result<Option<PathBuf>, Error> {
+        let mut live = self.live();
+        if live.get(digest).is_some_and(is_held) {
+            return Ok(None);
+        }
+        if let Some(layer) = live.remove(digest).and_then(|cell| cell.get().cloned()) {
+            layer.close();
+        }
+        self.out_of_sight(digest).map(Some)
+    }
+
+    /// Gives a layer's directory a name that means nothing. To be called with the table locked.
+    fn out_of_sight(&self, digest: &Digest) -> Result<PathBuf, Error> {
+        let (dir, rubbish) = (self.dir_of(digest), self.temporary_dir());
+        match fs::rename(&dir, &rubbish) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::disk(format!("remove {}", dir.display()), error));
+            }
+            _ => {}
+        }
+        self.cache.ledger().forget(digest);
+        Ok(rubbish)
     }
 
     /// A name that nobody else uses, for what is being made or removed. Leftovers are removed at the next start.
@@ -296,6 +364,11 @@ impl Layers {
             flusher.abort();
         }
     }
+}
+
+/// Whether anybody but the table has this layer. To be asked with the table locked: nobody gets it meanwhile.
+fn is_held(cell: &Arc<OnceCell<Arc<Layer>>>) -> bool {
+    Arc::strong_count(cell) > 1 || cell.get().is_none_or(|layer| Arc::strong_count(layer) > 1)
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(

@@ -7,15 +7,17 @@
 //! The rooms, in the order in which a read passes them:
 //!
 //! - [`Layer`]: answers reads of the data area from the image file, or asks the engine to fill what is missing;
-//! - [`fetch`]: which spans of the blob to ask for (`plan`, `readahead`: pure), one fetch for one span however many
-//!   wait (`flight`), and the input and output (`driver`);
+//! - [`fetch`]: the engine: what to ask the blob store for, when, and what becomes of the answers;
 //! - [`image`]: the files on disk: image, chunk table, bitmap of filled chunks, description;
 //! - [`Layers`]: from a layer digest to its [`Layer`], from disk where it is there, else from its blob's TOC;
+//! - [`cache`]: how much of the disk layers may take, and what goes when that is too much;
 //! - [`source`]: what the engine needs of a blob store.
 //!
 //! It knows nothing of FUSE, mounts, snapshots or configuration files.
 
+mod background;
 mod build;
+pub mod cache;
 mod error;
 pub mod fetch;
 mod flush;
@@ -25,6 +27,8 @@ mod layers;
 mod resolve;
 pub mod source;
 
+pub use background::Background;
+pub use cache::CacheBudget;
 pub use error::{Error, Kind};
-pub use layer::{Layer, Progress};
-pub use layers::{Layers, LayersOptions, Resolved};
+pub use layer::{BlobDigest, Filled, Layer, Progress};
+pub use layers::{Layers, LayersOptions, Pin, Resolved};

@@ -10,16 +10,16 @@ use format::{Digest, Footer, Toc};
 
 use crate::build::Plan;
 use crate::error::{Error, Kind};
-use crate::image::{ImageFiles, remove_dir, sync_dir};
+use crate::image::{Compression, ImageFiles, remove_dir, sync_dir};
 use crate::layer::Layer;
-use crate::layers::{Layers, blocking};
+use crate::layers::{Layers, Pin, blocking};
 use crate::source::BlobSource;
 
 impl Layers {
     pub(crate) async fn load_or_build(
         self: Arc<Self>,
         digest: Digest,
-        expected: Option<Digest>,
+        expected: Option<Pin>,
         source: Arc<dyn BlobSource>,
     ) -> Result<Arc<Layer>, Error> {
         let dir = self.dir_of(&digest);
@@ -51,7 +51,7 @@ impl Layers {
     async fn build(
         self: &Arc<Self>,
         digest: Digest,
-        expected: Option<Digest>,
+        expected: Option<Pin>,
         source: &Arc<dyn BlobSource>,
         dir: PathBuf,
     ) -> Result<ImageFiles, Error> {
@@ -60,13 +60,20 @@ impl Layers {
         let fetched = started.elapsed();
         let (blob_size, payload_end, limits) =
             (located.blob_size, located.footer.payload_end, self.options.limits.clone());
+        let compression = match located.footer.compression() {
+            format::Compression::Gzip => Compression::Gzip,
+            format::Compression::Zstd => Compression::Zstd,
+            other => {
+                return Err(Error::new(Kind::NotLazy, format!("its compression {other:?} is not known")));
+            }
+        };
         let temporary = self.temporary_dir();
         let (files, entries) = blocking(move || {
             let toc = located.parse(&limits, expected.as_ref())?;
             remove_dir(&temporary)?;
             fs::create_dir(&temporary)
                 .map_err(|error| Error::disk(format!("make {}", temporary.display()), error))?;
-            let plan = Plan { digest, blob_size, payload_end, toc: &toc };
+            let plan = Plan { digest, blob_size, payload_end, compression, toc: &toc };
             let published = plan.write(&temporary).and_then(|()| publish(&temporary, &dir));
             if published.is_err() {
                 // Best effort: leftovers are removed at the next start in any case.
@@ -90,15 +97,11 @@ impl Layers {
     async fn locate_toc(&self, source: &Arc<dyn BlobSource>) -> Result<LocatedToc, Error> {
         let tail = source.tail(self.options.tail).await?;
         let footer = Footer::find(&tail.bytes, tail.blob_size).map_err(of_format)?;
-        let range = footer.toc.clone();
-        if range.end.saturating_sub(range.start) > self.options.toc_max {
-            let what = format!(
-                "its compressed TOC has {} bytes, the limit is {}",
-                range.end - range.start,
-                self.options.toc_max
-            );
-            return Err(Error::new(Kind::Format, what));
-        }
+        let Some(range) = footer.toc.clone() else {
+            let head = self.external_toc(source).await?;
+            return Ok(LocatedToc { blob_size: tail.blob_size, footer, head, rest: Bytes::new() });
+        };
+        self.check_toc_size(range.end.saturating_sub(range.start))?;
         let tail_start = tail.blob_size - tail.bytes.len() as u64;
         let end = range.end.saturating_sub(tail_start) as usize;
         let (head, rest) = match range.start.checked_sub(tail_start) {
@@ -109,6 +112,31 @@ impl Layers {
             }
         };
         Ok(LocatedToc { blob_size: tail.blob_size, footer, head, rest })
+    }
+
+    fn check_toc_size(&self, size: u64) -> Result<(), Error> {
+        if size <= self.options.toc_max {
+            return Ok(());
+        }
+        let what = format!("its compressed TOC has {size} bytes, the limit is {}", self.options.toc_max);
+        Err(Error::new(Kind::Format, what))
+    }
+
+    /// The TOC of a layer that has it in a blob of its own.
+    async fn external_toc(&self, source: &Arc<dyn BlobSource>) -> Result<Bytes, Error> {
+        let Some(toc) = source.external_toc().await? else {
+            let what = "its table of contents is in another image, which is not there";
+            return Err(Error::new(Kind::NotLazy, what));
+        };
+        let tail = toc.tail(self.options.tail).await?;
+        self.check_toc_size(tail.blob_size)?;
+        let start = tail.blob_size - tail.bytes.len() as u64;
+        if start == 0 {
+            return Ok(tail.bytes);
+        }
+        let mut bytes = read_all(&toc, 0..start).await?.to_vec();
+        bytes.extend_from_slice(&tail.bytes);
+        Ok(bytes.into())
     }
 }
 
@@ -122,11 +150,12 @@ struct LocatedToc {
 }
 
 impl LocatedToc {
-    fn parse(&self, limits: &format::Limits, expected: Option<&Digest>) -> Result<Toc, Error> {
+    fn parse(&self, limits: &format::Limits, expected: Option<&Pin>) -> Result<Toc, Error> {
         let compressed = self.head.clone().chain(self.rest.clone()).reader();
         let toc = format::read_toc(&self.footer, compressed, limits).map_err(of_format)?;
         match expected {
-            Some(digest) => toc.verify(digest).map_err(of_format),
+            Some(Pin::Toc(digest)) => toc.verify(digest).map_err(of_format),
+            Some(Pin::CompressedToc(digest)) => toc.verify_compressed(digest).map_err(of_format),
             None => Ok(toc.trust_unverified("its digest is compared before the layer is used")),
         }
     }
@@ -143,26 +172,25 @@ fn of_format(error: format::FormatError) -> Error {
 
 async fn read_all(source: &Arc<dyn BlobSource>, range: std::ops::Range<u64>) -> Result<Bytes, Error> {
     let len = (range.end - range.start) as usize;
-    let mut skip = 0;
-    let mut body = source.read(range.clone()).await?;
-    if body.offset() != range.start {
-        skip = range.start.checked_sub(body.offset()).ok_or_else(|| {
-            Error::new(Kind::Source, "the registry answered with a later range than it was asked for")
-        })?;
-    }
     let mut bytes = Vec::with_capacity(len);
+    let mut body = source.read(range.clone()).await?;
     while let Some(mut piece) = body.next().await? {
-        let over = skip.min(piece.len() as u64);
-        piece.advance(over as usize);
-        skip -= over;
-        let take = piece.len().min(len - bytes.len());
-        bytes.extend_from_slice(piece.get(..take).unwrap_or_default());
+        let next = range.start + bytes.len() as u64;
+        if piece.offset > next {
+            let what = "the registry answered with a later range than it was asked for";
+            return Err(Error::new(Kind::Source, what));
+        }
+        // What comes before belongs to a store that sends everything.
+        piece.bytes.advance(piece.bytes.len().min((next - piece.offset) as usize));
+        let take = piece.bytes.len().min(len - bytes.len());
+        bytes.extend_from_slice(piece.bytes.get(..take).unwrap_or_default());
         if bytes.len() == len {
             return Ok(bytes.into());
         }
     }
     Err(Error::new(Kind::Source, format!("the registry sent {} of {len} bytes of the TOC", bytes.len())))
 }
+
 /// Gives a finished directory its final name.
 fn publish(from: &Path, to: &Path) -> Result<(), Error> {
     let parent = to.parent().unwrap_or(to);

@@ -6,8 +6,9 @@ use std::os::unix::fs::FileExt as _;
 
 use bytes::Bytes;
 use format::digest::{Algorithm, Hasher};
-use format::{Compression, Digest, StreamDecoder};
+use format::{Digest, StreamDecoder};
 
+use super::memo::Memo;
 use crate::error::{Error, Kind};
 use crate::image::{Chunk, ImageFiles};
 
@@ -25,8 +26,8 @@ pub enum Compressed {
 }
 
 /// Decompresses, verifies, writes and marks every chunk of the span that is not filled. A bad chunk does not keep its
-/// neighbours from being filled; the first error is returned at the end.
-pub fn fill_span(files: &ImageFiles, span: usize, compressed: Compressed) -> Result<(), Error> {
+/// neighbours from being filled; the first error is returned at the end. What the disk has no room for goes to `memo`.
+pub fn fill_span(files: &ImageFiles, span: usize, compressed: Compressed, memo: &Memo) -> Result<(), Error> {
     let Some(found) = files.tables.span(span) else {
         return Err(Error::new(Kind::Format, format!("there is no span {span}")));
     };
@@ -36,10 +37,12 @@ pub fn fill_span(files: &ImageFiles, span: usize, compressed: Compressed) -> Res
             chunks.push((number, chunk));
         }
     }
-    let needed = chunks.iter().map(|(_, chunk)| chunk.inner_offset + chunk.size).max().unwrap_or(0);
+    let Some(needed) = chunks.iter().map(|(_, chunk)| chunk.inner_offset + chunk.size).max() else {
+        return Ok(());
+    };
     match compressed {
         Compressed::Memory(bytes) if needed <= IN_MEMORY_MAX => {
-            in_memory(files, span, &bytes, needed as usize, &chunks)
+            in_memory(files, span, &bytes, needed as usize, &chunks, memo)
         }
         Compressed::Memory(bytes) => in_pieces(files, span, io::Cursor::new(bytes), &chunks),
         Compressed::Spooled(mut file) => {
@@ -55,18 +58,26 @@ fn in_memory(
     bytes: &[u8],
     needed: usize,
     chunks: &[(usize, Chunk)],
+    memo: &Memo,
 ) -> Result<(), Error> {
     let mut out = Vec::new();
-    format::decode(Compression::Gzip, bytes, needed, &mut out)
+    format::decode(files.meta.compression.into(), bytes, needed, &mut out)
         .map_err(|error| Error::with_source(Kind::Integrity, format!("decompress span {span}"), error))?;
     let mut result = Ok(());
     for (number, chunk) in chunks {
         let start = chunk.inner_offset as usize;
         let filled = match out.get(start..start + chunk.size as usize) {
             Some(content) if Digest::from_sha256(chunk.digest).matches(content) => {
-                write(files, content, chunk.data).map(|()| {
-                    files.filled.set(*number);
-                })
+                let filling = files.filling();
+                let written = write(files, content, chunk.data);
+                match &written {
+                    Ok(()) => files.mark_filled(*number, &filling),
+                    Err(error) if error.kind() == Kind::DiskFull => {
+                        memo.keep(files.meta.digest, *number, Bytes::copy_from_slice(content));
+                    }
+                    Err(_) => {}
+                }
+                written
             }
             _ => Err(mismatch(*number, chunk)),
         };
@@ -83,7 +94,7 @@ fn in_pieces(
     chunks: &[(usize, Chunk)],
 ) -> Result<(), Error> {
     let broken = |error| Error::with_source(Kind::Integrity, format!("decompress span {span}"), error);
-    let mut decoder = StreamDecoder::new(Compression::Gzip, input);
+    let mut decoder = StreamDecoder::new(files.meta.compression.into(), input);
     let mut piece = vec![0; PIECE];
     let mut position = 0;
     let mut result = Ok(());
@@ -101,6 +112,7 @@ fn in_pieces(
         }
         let mut hasher = Hasher::new(Algorithm::Sha256);
         let mut done = 0;
+        let filling = files.filling();
         while done < chunk.size {
             let want = (chunk.size - done).min(PIECE as u64) as usize;
             let got = decoder.read(&mut piece[..want]).map_err(broken)?;
@@ -113,7 +125,7 @@ fn in_pieces(
         }
         position = chunk.inner_offset + chunk.size;
         if hasher.finish() == Digest::from_sha256(chunk.digest) {
-            files.filled.set(*number);
+            files.mark_filled(*number, &filling);
         } else {
             result = result.and(Err(mismatch(*number, chunk)));
         }

@@ -1,22 +1,92 @@
 //! One fetch for one span, however many wait for it.
+//!
+//! There is one exception: a span that is on its way, but far behind other bytes of a long answer or in a job that
+//! gives way to others, is fetched a second time for a thread that is blocked on it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::traffic::Priority;
 use crate::error::{Error, Kind};
 
 /// How a flight ended. Success says that every chunk of the span was dealt with; whether a chunk is filled is for its
 /// bit to say.
 type Outcome = Option<Result<(), Error>>;
 
+/// How many fetches of one span there may be at once.
+const HOLDERS_MAX: usize = 2;
+
 /// The spans that are being fetched now. The lock guards the table only and is never held while waiting.
 #[derive(Debug, Default)]
 pub struct Flights {
-    table: Mutex<HashMap<usize, Wait>>,
+    table: Mutex<HashMap<usize, Arc<Flight>>>,
+}
+
+/// A span on its way.
+#[derive(Debug)]
+pub struct Flight {
+    outcome: watch::Sender<Outcome>,
+    /// When somebody was first blocked on it.
+    demanded: OnceLock<Instant>,
+    /// Tickets that have not landed.
+    holders: AtomicUsize,
+    course: Mutex<Option<Arc<Course>>>,
+}
+
+/// How far a job has come. Written by the job, read by whoever wonders whether to wait for it.
+#[derive(Debug)]
+pub struct Course {
+    priority: Priority,
+    /// What was asked for, ascending; empty while nothing was.
+    runs: Mutex<Arc<[Range<u64>]>>,
+    /// Blob offset of the next byte to arrive.
+    position: AtomicU64,
+    /// Up to here somebody is blocked on the job, whatever its priority is.
+    urgent: AtomicU64,
+}
+
+impl Course {
+    /// A job that has not begun.
+    pub fn new(priority: Priority) -> Course {
+        let runs = Mutex::new(Arc::from([]));
+        Course { priority, runs, position: AtomicU64::new(0), urgent: AtomicU64::new(0) }
+    }
+
+    fn runs(&self) -> MutexGuard<'_, Arc<[Range<u64>]>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The job has asked for these pieces of the blob.
+    pub fn asked(&self, runs: &[Range<u64>]) {
+        *self.runs() = runs.into();
+        self.at(runs.first().map_or(0, |run| run.start));
+    }
+
+    /// The job's next byte is this one.
+    pub fn at(&self, position: u64) {
+        self.position.store(position, Ordering::Relaxed);
+    }
+
+    /// Whether somebody is blocked on what comes next.
+    pub fn urgent(&self) -> bool {
+        self.position.load(Ordering::Relaxed) < self.urgent.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes come before those at `start`; `None` if nothing was asked for yet.
+    fn bytes_before(&self, start: u64) -> Option<u64> {
+        let (runs, position) = (self.runs().clone(), self.position.load(Ordering::Relaxed));
+        if runs.is_empty() {
+            return None;
+        }
+        let to_come = |run: &Range<u64>| run.end.min(start).saturating_sub(run.start.max(position));
+        Some(runs.iter().map(to_come).sum())
+    }
 }
 
 /// The right and the duty to fetch one span. Whoever waits for the span is told when the ticket lands; a ticket that
@@ -24,7 +94,7 @@ pub struct Flights {
 #[derive(Debug)]
 pub struct Ticket {
     span: usize,
-    outcome: Option<watch::Sender<Outcome>>,
+    flight: Option<Arc<Flight>>,
     flights: Arc<Flights>,
 }
 
@@ -35,33 +105,62 @@ pub struct Wait {
     started: Instant,
 }
 
+/// What is asked for when boarding.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Spans that somebody will wait for, and where they are in the blob.
+    pub awaited: &'a [(usize, Range<u64>)],
+    /// Spans to fetch.
+    pub wanted: &'a [usize],
+    /// Who waits.
+    pub priority: Priority,
+    /// An awaited span that begins to arrive after so many bytes is not fetched again.
+    pub near: u64,
+}
+
 impl Flights {
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Wait>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Arc<Flight>>> {
         // The table is whole between any two statements that hold the lock.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes tickets for those `wanted` spans that are not in flight, and a wait for each of the `awaited` ones that
-    /// is in flight afterwards. `missing` is asked under the lock: a span that landed a moment ago is not fetched
-    /// again.
+    /// Takes tickets for those wanted spans that are not in flight, and a wait for each of the awaited ones that is in
+    /// flight afterwards. `missing` is asked under the lock: a span that landed a moment ago is not fetched again.
     pub fn board(
         self: &Arc<Self>,
-        awaited: &[usize],
-        wanted: impl IntoIterator<Item = usize>,
+        request: &Request<'_>,
         missing: impl Fn(usize) -> bool,
     ) -> (Vec<Wait>, Vec<Ticket>) {
         let mut table = self.lock();
         let mut tickets = Vec::new();
-        for span in wanted {
+        for (span, blob) in request.awaited {
+            let Some(flight) = table.get(span) else { continue };
+            if request.priority == Priority::Demand && !flight.hasten(blob, request.near) {
+                flight.holders.fetch_add(1, Ordering::Relaxed);
+                tickets.push(Ticket { span: *span, flight: Some(flight.clone()), flights: self.clone() });
+            }
+        }
+        for &span in request.wanted {
             if table.contains_key(&span) || !missing(span) {
                 continue;
             }
-            let (sender, outcome) = watch::channel(None);
-            table.insert(span, Wait { outcome, started: Instant::now() });
-            tickets.push(Ticket { span, outcome: Some(sender), flights: self.clone() });
+            let flight = Arc::new(Flight {
+                outcome: watch::channel(None).0,
+                demanded: OnceLock::new(),
+                holders: AtomicUsize::new(1),
+                course: Mutex::default(),
+            });
+            table.insert(span, flight.clone());
+            tickets.push(Ticket { span, flight: Some(flight), flights: self.clone() });
         }
-        let waits = awaited.iter().filter_map(|span| table.get(span).cloned()).collect();
-        (waits, tickets)
+        tickets.sort_by_key(|ticket| ticket.span);
+        let waits = request.awaited.iter().filter_map(|(span, _)| table.get(span));
+        (waits.map(|flight| flight.wait(request.priority)).collect(), tickets)
+    }
+
+    /// Whether this span is in flight.
+    pub fn has(&self, span: usize) -> bool {
+        self.lock().contains_key(&span)
     }
 
     /// Number of spans in flight.
@@ -75,10 +174,50 @@ impl Flights {
     }
 }
 
+impl Flight {
+    fn wait(&self, priority: Priority) -> Wait {
+        let started = match priority {
+            Priority::Demand => *self.demanded.get_or_init(Instant::now),
+            Priority::Prefetch | Priority::Background => Instant::now(),
+        };
+        Wait { outcome: self.outcome.subscribe(), started }
+    }
+
+    fn course(&self) -> MutexGuard<'_, Option<Arc<Course>>> {
+        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the job that has this span go on for somebody who is blocked. False if it has to be fetched again to be
+    /// there soon.
+    fn hasten(&self, blob: &Range<u64>, near: u64) -> bool {
+        if self.holders.load(Ordering::Relaxed) >= HOLDERS_MAX {
+            return true;
+        }
+        let course = self.course();
+        let Some(course) = course.as_ref() else { return true };
+        match course.bytes_before(blob.start) {
+            Some(before) if before <= near => {
+                course.urgent.fetch_max(blob.end, Ordering::Relaxed);
+                true
+            }
+            Some(_) => false,
+            // What was demanded first and waits for its turn does not come sooner for being asked for twice.
+            None => course.priority == Priority::Demand,
+        }
+    }
+}
+
 impl Ticket {
     /// The span to fetch.
     pub fn span(&self) -> usize {
         self.span
+    }
+
+    /// Says which job has the span.
+    pub fn set_course(&self, course: &Arc<Course>) {
+        if let Some(flight) = &self.flight {
+            *flight.course() = Some(course.clone());
+        }
     }
 
     /// Tells everybody who waits. A failure is not remembered: the next read tries again.
@@ -87,10 +226,22 @@ impl Ticket {
     }
 
     fn tell(&mut self, outcome: Result<(), Error>) {
-        if let Some(sender) = self.outcome.take() {
-            self.flights.lock().remove(&self.span);
-            sender.send_replace(Some(outcome));
+        let Some(flight) = self.flight.take() else { return };
+        let mut table = self.flights.lock();
+        let others = flight.holders.fetch_sub(1, Ordering::Relaxed) > 1;
+        // Somebody else still fetches it and may do better.
+        if outcome.is_err() && others {
+            return;
         }
+        if table.get(&self.span).is_some_and(|current| Arc::ptr_eq(current, &flight)) {
+            table.remove(&self.span);
+        }
+        drop(table);
+        flight.outcome.send_if_modified(|told| {
+            let news = told.is_none();
+            told.get_or_insert(outcome);
+            news
+        });
     }
 }
 
@@ -101,8 +252,8 @@ impl Drop for Ticket {
 }
 
 impl Wait {
-    /// Waits until the span has landed, for at most `limit` after its fetch began. A reader that comes back to a fetch
-    /// that is stuck does not wait all over again.
+    /// Waits until the span has landed, for at most `limit` after somebody was first blocked on it. A reader that comes
+    /// back to a fetch that is stuck does not wait all over again.
     pub async fn landed(mut self, limit: Duration) -> Result<(), Error> {
         match tokio::time::timeout_at(self.started + limit, self.outcome.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone().unwrap_or(Ok(())),
@@ -113,42 +264,4 @@ impl Wait {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn all(_: usize) -> bool {
-        true
-    }
-
-    #[tokio::test]
-    async fn the_second_reader_waits_for_the_first_ones_fetch() {
-        let flights = Arc::new(Flights::default());
-        let (first, mut tickets) = flights.board(&[1], [1, 2], all);
-        let (second, none) = flights.board(&[1], [1], all);
-        assert_eq!((first.len(), tickets.len(), second.len(), none.len()), (1, 2, 1, 0));
-        tickets.remove(0).land(Ok(()));
-        for wait in first.into_iter().chain(second) {
-            wait.landed(Duration::from_secs(10)).await.unwrap();
-        }
-        assert_eq!(flights.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_dropped_ticket_fails_its_waiters_and_frees_the_span() {
-        let flights = Arc::new(Flights::default());
-        let (waits, tickets) = flights.board(&[7], [7], all);
-        drop(tickets);
-        for wait in waits {
-            assert_eq!(wait.landed(Duration::from_secs(10)).await.unwrap_err().kind(), Kind::Closed);
-        }
-        let (_, again) = flights.board(&[], [7], all);
-        assert_eq!(again.len(), 1);
-    }
-
-    #[test]
-    fn what_is_not_missing_any_more_is_not_fetched() {
-        let flights = Arc::new(Flights::default());
-        let (waits, tickets) = flights.board(&[1, 2], [1, 2], |span| span == 2);
-        assert_eq!((waits.len(), tickets.len()), (1, 1));
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@ use super::decode::{Compressed, IN_MEMORY_MAX};
 use super::flight::Ticket;
 use crate::error::Error;
 use crate::image::ImageFiles;
+use crate::source::Piece;
 
 /// A span whose compressed bytes are all here.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(super) struct SpanReader {
     /// Blob offset of the next byte.
     position: u64,
     partial: Partial,
+    /// Where the span begins of which a part has come.
+    partial_start: u64,
 }
 
 #[derive(Debug)]
@@ -42,8 +45,13 @@ enum Partial {
 
 impl SpanReader {
     pub fn new(files: Arc<ImageFiles>, tickets: Vec<Ticket>) -> SpanReader {
-        let mut reader =
-            SpanReader { files, waiting: VecDeque::new(), position: 0, partial: Partial::Nothing };
+        let mut reader = SpanReader {
+            files,
+            waiting: VecDeque::new(),
+            position: 0,
+            partial: Partial::Nothing,
+            partial_start: 0,
+        };
         reader.add(tickets);
         reader
     }
@@ -73,28 +81,39 @@ impl SpanReader {
         Some(span.blob.start..span.blob.end.min(bound))
     }
 
-    /// The bytes to ask for next; `None` when every span has arrived.
-    pub fn remaining(&self) -> Option<Range<u64>> {
-        let (_, first) = self.waiting.front()?;
-        let (_, last) = self.waiting.back()?;
-        Some(first.start..last.end)
+    /// The spans that are still to come, and the bytes that each needs, ascending.
+    pub fn remaining(&self) -> impl Iterator<Item = (usize, Range<u64>)> + '_ {
+        self.waiting.iter().map(|(ticket, range)| (ticket.span(), range.clone()))
     }
 
-    pub fn remaining_spans(&self) -> usize {
-        self.waiting.len()
+    /// Takes out the spans that begin at this byte of the blob or behind it.
+    pub fn split_off(&mut self, start: u64) -> Vec<Ticket> {
+        let at = self.waiting.partition_point(|(_, range)| range.start < start);
+        self.waiting.split_off(at).into_iter().map(|(ticket, _)| ticket).collect()
     }
 
-    /// A new answer begins at this byte of the blob. Partial spans begin again.
-    pub fn seek(&mut self, position: u64) {
-        self.position = position;
+    /// A new answer begins. A span of which a part had come begins again.
+    pub fn restart(&mut self) {
         self.partial = Partial::Nothing;
     }
 
     /// Takes the next piece and returns the spans that it completes.
-    pub fn push(&mut self, mut piece: Bytes) -> Result<Vec<Arrived>, Error> {
+    pub fn push(&mut self, Piece { offset, bytes: mut piece }: Piece) -> Result<Vec<Arrived>, Error> {
+        if offset != self.position {
+            // The next part of an answer. What is missing of a span in between will be asked for again.
+            self.restart();
+            self.position = offset;
+        }
         let mut arrived = Vec::new();
-        while let Some((_, range)) = self.waiting.front() {
+        let mut next = 0;
+        while let Some((_, range)) = self.waiting.get(next) {
             let range = range.clone();
+            let begun = !matches!(self.partial, Partial::Nothing) && self.partial_start == range.start;
+            if self.position > range.start && !begun {
+                // Its first bytes are not in this answer.
+                next += 1;
+                continue;
+            }
             if self.position < range.start {
                 let skip = (range.start - self.position).min(piece.len() as u64);
                 self.position += skip;
@@ -107,9 +126,10 @@ impl SpanReader {
             let bytes = piece.split_to(take as usize);
             self.position += take;
             let whole = self.position >= range.end;
+            self.partial_start = range.start;
             match self.gather(bytes, range.end - range.start, whole)? {
                 Some(compressed) => {
-                    if let Some((ticket, _)) = self.waiting.pop_front() {
+                    if let Some((ticket, _)) = self.waiting.remove(next) {
                         arrived.push(Arrived { ticket, compressed });
                     }
                 }

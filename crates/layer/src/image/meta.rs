@@ -11,10 +11,29 @@ use crate::error::{Error, Kind};
 
 /// Version of the on-disk layout. A change of any file's format is a change of this number; other versions are
 /// rebuilt from the blob.
-pub const META_VERSION: u32 = 1;
+pub const META_VERSION: u32 = 2;
 
 /// No description comes near this many bytes.
 const SIZE_MAX: u64 = 64 << 10;
+
+/// How the blob is compressed, as it is written in `meta.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// gzip members.
+    Gzip,
+    /// zstd frames.
+    Zstd,
+}
+
+impl From<Compression> for format::Compression {
+    fn from(compression: Compression) -> format::Compression {
+        match compression {
+            Compression::Gzip => format::Compression::Gzip,
+            Compression::Zstd => format::Compression::Zstd,
+        }
+    }
+}
 
 /// What `meta.json` holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,8 +44,13 @@ pub struct Meta {
     pub digest: Digest,
     /// Digest of the TOC that the image was made from.
     pub toc_digest: Digest,
+    /// Digest of the compressed TOC, where writers pin that (zstd:chunked).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compressed_toc_digest: Option<Digest>,
     /// Size of the blob, bytes.
     pub blob_size: u64,
+    /// How the blob is compressed.
+    pub compression: Compression,
     /// Start of the data area in the image file, bytes; also the length of the metadata area.
     pub data_start: u64,
     /// Length of the data area, bytes.

@@ -1,5 +1,8 @@
 //! What outlives the process.
 
+mod killed;
+mod power;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,11 +14,11 @@ use crate::source::MemorySource;
 use crate::{layers, read_file, resolve};
 
 fn blob() -> Blob {
-    // Far apart, so that one is not read ahead of the other.
+    // Far apart and of different kinds, so that one is not fetched along with the other.
     let tree = Tree::new()
         .with("a", Entry::file(content(1, 5000)))
         .with("b", Entry::file(content(2, 4 << 20)))
-        .with("c", Entry::file(content(3, 5000)));
+        .with("c.far", Entry::file(content(3, 5000)));
     estargz::build(&tarball::write(&tree), &Options { chunk_size: 256 << 10, ..Options::default() })
 }
 
@@ -38,9 +41,9 @@ async fn a_second_start_needs_no_blob_store_for_what_was_filled() {
     let second = layers(root.path());
     let layer = resolve(&second, &blob, down(&blob)).await.unwrap();
     assert_eq!(read_file(&layer, "a").await.unwrap(), content(1, 5000));
-    assert!(read_file(&layer, "c").await.is_err());
+    assert!(read_file(&layer, "c.far").await.is_err());
     layer.set_source(Arc::new(MemorySource::new(blob.bytes.clone())));
-    assert_eq!(read_file(&layer, "c").await.unwrap(), content(3, 5000));
+    assert_eq!(read_file(&layer, "c.far").await.unwrap(), content(3, 5000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,7 +69,7 @@ async fn a_crash_before_a_flush_costs_a_download_and_nothing_else() {
     let second = layers(copy.path());
     let layer = resolve(&second, &blob, Arc::new(MemorySource::new(blob.bytes.clone()))).await.unwrap();
     assert!(!layer.complete());
-    for (path, expected) in [("a", content(1, 5000)), ("c", content(3, 5000))] {
+    for (path, expected) in [("a", content(1, 5000)), ("c.far", content(3, 5000))] {
         assert_eq!(read_file(&layer, path).await.unwrap(), expected);
     }
 }

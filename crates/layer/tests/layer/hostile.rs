@@ -93,7 +93,7 @@ async fn the_same_blob_with_another_toc_digest_is_refused_although_it_is_live() 
     let blob = hostile::draft().seal();
     let source = Arc::new(MemorySource::new(blob.bytes.clone()));
     resolve(&layers, &blob, source.clone()).await.unwrap();
-    let other = format::Digest::of(b"another");
+    let other = layer::Pin::Toc(format::Digest::of(b"another"));
     let error = layers.resolve(blob.digest, Some(other), source).await.unwrap().verify(&other).unwrap_err();
     assert_eq!(error.kind(), Kind::Integrity);
 }

@@ -1,9 +1,12 @@
 //! A layer from outside: blobs in, verified bytes out.
 
+mod cache;
 mod crash;
 mod fetching;
+mod formats;
 mod hostile;
 mod mounted;
+mod scale;
 mod source;
 
 use std::path::Path;
@@ -26,7 +29,7 @@ async fn resolve(
     blob: &Blob,
     source: Arc<MemorySource>,
 ) -> Result<Arc<Layer>, layer::Error> {
-    layers.resolve(blob.digest, Some(blob.toc_digest), source).await?.verify(&blob.toc_digest)
+    layers.resolve(blob.digest, Some(blob.toc_digest.into()), source).await?.verify(&blob.toc_digest.into())
 }
 
 /// The content of a file of the layer, read as the kernel would read it: the place from the image, the bytes through

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use layer::Layer;
+use format::Digest;
+use layer::{Layer, Pin};
 use mount::{
     BoxFuture, Ending, ErofsOptions, Fetched, Image, ImageServer, Session, SessionOptions, Source,
     UnmountMode,
@@ -49,7 +50,7 @@ impl Drop for Unmount {
 }
 
 /// What `tar -x` makes of the archive.
-fn untarred(tar: &[u8], dir: &Path) -> Tree {
+pub fn untarred(tar: &[u8], dir: &Path) -> Tree {
     let mut child = Command::new("tar")
         .args(["--extract", "--same-owner", "--numeric-owner", "--preserve-permissions"])
         .args(["--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "--directory"])
@@ -62,7 +63,7 @@ fn untarred(tar: &[u8], dir: &Path) -> Tree {
     compare::read(dir).unwrap()
 }
 
-fn root_only() -> bool {
+pub fn root_only() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         // Past libtest, which hides what a passing test prints.
@@ -71,13 +72,26 @@ fn root_only() -> bool {
     root
 }
 
-fn random_options() -> tree::Options {
+pub fn random_options() -> tree::Options {
     tree::Options { chunk_size: 8 << 10, ..tree::Options::default() }
 }
 
 /// Packs, resolves, mounts through FUSE with nothing filled, reads everything, mounts the complete image alone, reads
 /// everything again.
 fn round_trip(tree: &Tree, options: &Options, expected: impl FnOnce(&[u8], &Path) -> Tree) {
+    let tar = tarball::write(tree);
+    let blob = estargz::build(&tar, options);
+    let scratch = tempfile::tempdir().unwrap();
+    let expected = expected(&tar, scratch.path());
+    // TOCs keep whole seconds unless the options say otherwise.
+    let nanoseconds = options.mtime != estargz::Options::default().mtime;
+    let source = MemorySource::new(blob.bytes.clone());
+    shown(source, blob.digest, Pin::Toc(blob.toc_digest), &expected, nanoseconds);
+}
+
+/// Resolves, mounts through FUSE with nothing filled, reads everything, mounts the complete image alone, reads
+/// everything again.
+pub fn shown(source: MemorySource, digest: Digest, pin: Pin, expected: &Tree, nanoseconds: bool) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let dir = |name: &str| {
@@ -85,19 +99,10 @@ fn round_trip(tree: &Tree, options: &Options, expected: impl FnOnce(&[u8], &Path
         std::fs::create_dir(&dir).unwrap();
         dir
     };
-    let tar = tarball::write(tree);
-    let blob = estargz::build(&tar, options);
-    let expected = expected(&tar, &dir("tar"));
-    // TOCs keep whole seconds unless the options say otherwise.
-    let ignore = Ignore {
-        root: true,
-        nanoseconds: options.mtime != estargz::Options::default().mtime,
-        ..Ignore::default()
-    };
-
+    let ignore = Ignore { root: true, nanoseconds, ..Ignore::default() };
     let layers = runtime.block_on(async { layers(&scratch.path().join("layers")) });
-    let source = Arc::new(MemorySource::new(blob.bytes.clone()));
-    let layer = runtime.block_on(resolve(&layers, &blob, source)).unwrap();
+    let resolved = runtime.block_on(layers.resolve(digest, Some(pin), Arc::new(source))).unwrap();
+    let layer = resolved.verify(&pin).unwrap();
 
     let (images, served, alone) = (dir("images"), dir("served"), dir("alone"));
     // A layer without contents is complete from the start.
@@ -109,14 +114,14 @@ fn round_trip(tree: &Tree, options: &Options, expected: impl FnOnce(&[u8], &Path
         let device = ErofsOptions { device: Some(images.join("layer")), ..ErofsOptions::default() };
         mount::mount_erofs(&layer.image_path(), &served, &device).unwrap();
         let _mounted = Unmount(served.clone());
-        compare::assert_same(&expected, &compare::read(&served).unwrap(), &ignore);
+        compare::assert_same(expected, &compare::read(&served).unwrap(), &ignore);
         server.shutdown(Ending::Unmount).unwrap();
     }
 
     assert!(layer.complete(), "everything was read, so everything is filled");
     mount::mount_erofs(&layer.image_path(), &alone, &ErofsOptions::default()).unwrap();
     let _mounted = Unmount(alone.clone());
-    compare::assert_same(&expected, &compare::read(&alone).unwrap(), &ignore);
+    compare::assert_same(expected, &compare::read(&alone).unwrap(), &ignore);
     runtime.block_on(layers.close());
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use layer::Error;
-use layer::source::{BlobBody, BlobSource, Tail};
+use layer::source::{BlobBody, BlobSource, Piece, Tail};
 
 /// What to do with one read.
 #[derive(Clone, Copy, Debug)]
@@ -30,10 +31,18 @@ pub struct MemorySource {
     pub ignores_ranges: AtomicBool,
     /// Fails everything.
     pub down: AtomicBool,
+    /// Requests that were made.
+    pub requests: AtomicUsize,
     /// The ranges that were read.
     pub reads: Mutex<Vec<Range<u64>>>,
     /// Bytes in one piece of a body.
     pub piece: usize,
+    /// The blob with the TOC, if that is not in this one.
+    pub external_toc: Option<Bytes>,
+    /// Answers several ranges at once.
+    pub many: bool,
+    /// How long each answer takes to begin.
+    pub delay: Duration,
 }
 
 impl MemorySource {
@@ -43,8 +52,12 @@ impl MemorySource {
             faults: Mutex::default(),
             ignores_ranges: AtomicBool::new(false),
             down: AtomicBool::new(false),
+            requests: AtomicUsize::new(0),
             reads: Mutex::default(),
             piece: 10_000,
+            external_toc: None,
+            many: true,
+            delay: Duration::ZERO,
         }
     }
 
@@ -69,35 +82,62 @@ impl BlobSource for MemorySource {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Box<dyn BlobBody>, Error> {
+        self.answer(vec![range]).await
+    }
+
+    async fn external_toc(&self) -> Result<Option<Arc<dyn BlobSource>>, Error> {
+        let toc = self.external_toc.clone();
+        Ok(toc.map(|toc| Arc::new(MemorySource::new(toc)) as Arc<dyn BlobSource>))
+    }
+
+    async fn read_many(&self, ranges: &[Range<u64>]) -> Result<Option<Box<dyn BlobBody>>, Error> {
+        if !self.many {
+            return Ok(None);
+        }
+        self.answer(ranges.to_vec()).await.map(Some)
+    }
+}
+
+impl MemorySource {
+    async fn answer(&self, ranges: Vec<Range<u64>>) -> Result<Box<dyn BlobBody>, Error> {
         if self.down.load(Ordering::Relaxed) {
             return Err(layer::source::unreachable("the test says so"));
         }
-        self.reads.lock().unwrap().push(range.clone());
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.reads.lock().unwrap().extend(ranges.iter().cloned());
         let whole = self.ignores_ranges.load(Ordering::Relaxed);
-        let range = if whole { 0..self.blob.len() } else { range.start as usize..range.end as usize };
+        let ranges = if whole { vec![0..self.blob.len() as u64] } else { ranges };
         let fault = self.faults.lock().unwrap().pop_front();
         if let Some(Fault::Hang) = fault {
             std::future::pending::<()>().await;
         }
-        let mut rest = self.blob.slice(range.clone());
-        if let Some(Fault::Flip(at)) = fault {
-            let mut bytes = rest.to_vec();
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+        let mut parts: VecDeque<Piece> = ranges
+            .into_iter()
+            .map(|range| {
+                let bytes = self.blob.slice(range.start as usize..range.end as usize);
+                Piece { offset: range.start, bytes }
+            })
+            .collect();
+        if let (Some(Fault::Flip(at)), Some(part)) = (fault, parts.front_mut()) {
+            let mut bytes = part.bytes.to_vec();
             bytes[at] ^= 0x55;
-            rest = bytes.into();
+            part.bytes = bytes.into();
         }
         let left = match fault {
             Some(Fault::Break(after)) => after,
             _ => usize::MAX,
         };
-        Ok(Box::new(MemoryBody { offset: range.start as u64, whole, rest, left, piece: self.piece }))
+        Ok(Box::new(MemoryBody { whole, parts, left, piece: self.piece }))
     }
 }
 
 #[derive(Debug)]
 struct MemoryBody {
-    offset: u64,
     whole: bool,
-    rest: Bytes,
+    parts: VecDeque<Piece>,
     /// Bytes until the answer breaks off.
     left: usize,
     piece: usize,
@@ -105,24 +145,23 @@ struct MemoryBody {
 
 #[async_trait]
 impl BlobBody for MemoryBody {
-    fn offset(&self) -> u64 {
-        self.offset
-    }
-
     fn whole(&self) -> bool {
         self.whole
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        if self.rest.is_empty() {
-            return Ok(None);
+    async fn next(&mut self) -> Result<Option<Piece>, Error> {
+        while self.parts.front().is_some_and(|part| part.bytes.is_empty()) {
+            self.parts.pop_front();
         }
-        let len = self.rest.len().min(self.piece).min(self.left);
+        let Some(part) = self.parts.front_mut() else { return Ok(None) };
+        let len = part.bytes.len().min(self.piece).min(self.left);
         if len == 0 {
             return Err(layer::source::unreachable("the test says so"));
         }
         self.left -= len;
         tokio::task::yield_now().await;
-        Ok(Some(self.rest.split_to(len)))
+        let piece = Piece { offset: part.offset, bytes: part.bytes.split_to(len) };
+        part.offset += len as u64;
+        Ok(Some(piece))
     }
 }

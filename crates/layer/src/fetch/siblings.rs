@@ -1,0 +1,73 @@
+//! Contents that another layer of this node has already.
+
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+
+use format::Digest;
+
+use crate::image::{Chunk, ImageFiles};
+
+/// The layers whose contents may be copied. A read lock for lookups, a write lock when a layer comes.
+#[derive(Debug, Default)]
+pub struct Siblings(RwLock<Vec<Weak<ImageFiles>>>);
+
+/// A filled chunk of another layer.
+#[derive(Debug)]
+pub struct Found {
+    files: Arc<ImageFiles>,
+    chunk: Chunk,
+}
+
+/// Larger ones are not held in memory to be verified.
+const COPY_MAX: u64 = 16 << 20;
+
+impl Siblings {
+    /// Makes the contents of a layer known, for as long as somebody holds its files.
+    pub fn join(&self, files: &Arc<ImageFiles>) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Arc::downgrade(files));
+    }
+
+    /// A filled chunk with these bytes in any layer but `own`: a binary search in each.
+    pub fn find(&self, own: &ImageFiles, wanted: &Chunk) -> Option<Found> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter_map(Weak::upgrade).find_map(|files| {
+            if std::ptr::eq(&*files, own) {
+                return None;
+            }
+            let number = files.tables.find(&wanted.digest).filter(|&number| files.filled.get(number))?;
+            let chunk = files.tables.chunk(number)?;
+            (chunk.size == wanted.size && chunk.size <= COPY_MAX).then_some(Found { files, chunk })
+        })
+    }
+}
+
+impl Found {
+    /// Copies the chunk to where `to` says in another image. True if the bytes that are there now have their digest;
+    /// they are not believed to, since the other layer may lose the chunk at any moment.
+    ///
+    /// Shares the blocks where the file system can do that. Blocks on the disk.
+    pub fn copy(&self, files: &ImageFiles, to: &Chunk) -> io::Result<bool> {
+        let mut from = self.files.meta.data_start + self.chunk.data;
+        let mut target = files.meta.data_start + to.data;
+        let mut left = to.size as usize;
+        while left > 0 {
+            let copied = rustix::fs::copy_file_range(
+                &self.files.image,
+                Some(&mut from),
+                &files.image,
+                Some(&mut target),
+                left,
+            )?;
+            if copied == 0 {
+                return Ok(false);
+            }
+            left -= copied;
+        }
+        let mut bytes = vec![0; to.size as usize];
+        files.image.read_exact_at(&mut bytes, files.meta.data_start + to.data)?;
+        Ok(Digest::from_sha256(to.digest).matches(&bytes))
+    }
+}

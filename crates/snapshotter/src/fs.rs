@@ -4,6 +4,8 @@ use std::{collections::HashMap, error::Error as StdError, fmt, path::Path, sync:
 
 use async_trait::async_trait;
 
+use crate::Usage;
+
 /// Shows layers at directories before their content is here.
 ///
 /// The snapshotter owns this trait and calls it from many tasks at once, for one mountpoint never twice at the
@@ -33,6 +35,13 @@ pub trait FileSystem: Send + Sync + fmt::Debug + 'static {
     /// If nothing is mounted there, or if it stays mounted. The snapshotter then detaches what the kernel still
     /// shows there by itself.
     async fn unmount(&self, mountpoint: &Path) -> Result<(), FsError>;
+
+    /// What the layer mounted at `mountpoint` takes on the local disk now, `None` if nothing is known of it. Called on
+    /// a thread that may block for a moment, but not for walking the layer: that would fetch it.
+    fn usage(&self, mountpoint: &Path) -> Option<Usage> {
+        let _ = mountpoint;
+        None
+    }
 }
 
 /// Why a [`FileSystem`] could not do what it was asked: a message and the reasons behind it.

@@ -19,7 +19,12 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    Error, FileSystem, FsError, dirs::Dirs, error::Chain, labels::Labels, mountinfo, store::RemoteLayer,
+    Error, FileSystem, FsError,
+    dirs::Dirs,
+    error::Chain,
+    labels::Labels,
+    mountinfo,
+    store::{RemoteLayer, Usage},
 };
 
 /// Most attempts to mount at one time: enough for the layers of a few images, and few enough for a start with
@@ -144,6 +149,12 @@ impl Layers {
             Err(_) => format!("did not end within {:?}", self.mount_timeout),
         };
         debug!(path = %path.display(), error, "layer not unmounted by its filesystem");
+    }
+
+    /// What layer `id` takes on disk, if it is a mounted layer.
+    pub(crate) fn usage(&self, id: u64) -> Option<Usage> {
+        let mounted = self.state().mounted.contains(&id);
+        mounted.then(|| self.filesystem.usage(&self.dirs.fs(id))).flatten()
     }
 
     /// Unmounts what is mounted in directory `dir`, which has or had the number `id`, and removes it. Missing is

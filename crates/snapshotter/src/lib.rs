@@ -26,3 +26,4 @@ pub use error::{Error, FailedLayer};
 pub use fs::{FileSystem, FsError};
 pub use service::{serve, service};
 pub use snapshotter::{CloseReport, Options, RestoreReport, Snapshotter};
+pub use store::Usage;

@@ -143,10 +143,12 @@ impl Snapshotter {
         self.blocking(move |this| this.store.update(&name, &labels, &paths)).await
     }
 
-    /// What a snapshot takes on disk: measured now for an active one, else when it was committed.
+    /// What a snapshot takes on disk: measured now for an active one, asked of its filesystem for a lazily mounted layer,
+    /// else what it was when it was committed.
     pub(crate) async fn usage(self: &Arc<Self>, key: String) -> Result<Usage, Error> {
         self.blocking(move |this| match this.store.usage(&key)? {
             (id, Kind::Active, _) => usage::of(&this.dirs.fs(id)),
+            (id, Kind::Committed, stored) => Ok(this.layers.usage(id).unwrap_or(stored)),
             (_, _, stored) => Ok(stored),
         })
         .await

@@ -22,7 +22,8 @@ use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, backends::FileBackend,
 };
 
-pub(crate) use self::record::{Info, Kind, Usage};
+pub use self::record::Usage;
+pub(crate) use self::record::{Info, Kind};
 use self::{
     record::{Record, now},
     tables::{Rows, RowsMut},

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cache_cli::args::Cache;
 use crate::logging::LogLevel;
 
 /// Version and revision.
@@ -28,6 +29,8 @@ pub enum Verb {
     Mount(Mount),
     /// Take away what `stargz mount` shows
     Umount(Umount),
+    /// Look after the layers on disk
+    Cache(Cache),
 }
 
 /// Flags of `containerd-stargz-grpc`.

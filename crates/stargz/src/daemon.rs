@@ -13,8 +13,11 @@ use mount::SessionOptions;
 use snapshotter::Snapshotter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::cache_cli::Commands;
 use crate::config::{self, Config};
-use crate::keychain;
+use crate::control;
+use crate::cri::{self, Cri};
+use crate::keychain::{self, Keychains};
 use crate::lazyfs::{LazyFs, Policy, Prefetch, SharedFs};
 use crate::shelf::Shelf;
 use crate::socket;
@@ -65,7 +68,9 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     let root = std::path::absolute(&paths.root).context("cannot tell where the root directory is")?;
     make_root(&root)?;
     // What can be wrong with the configuration is found before anything is mounted.
-    let client = registry::Client::new(config.registry_options(), keychain::from_environment())
+    let Keychains { all, cri } = keychain::of_daemon(&config, &root).await?;
+    let cri = cri.map(|keychain| Cri::new(&config, keychain, &paths.address));
+    let client = registry::Client::new(config.registry_options(), all)
         .with_context(|| format!("cannot use the registries in {}", paths.config.display()))?;
     let probed = root.clone();
     if let Err(reason) = tokio::task::spawn_blocking(move || mount::probe_erofs(&probed)).await? {
@@ -83,13 +88,21 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     .context("cannot serve layers: is the fuse module loaded?")?;
     let shelf = Arc::new(shelf);
     let fs = LazyFs::new(client, layers.clone(), shelf.clone(), policy(&config));
-    let served = serve(paths, &root, &config, &fs, &mut stop).await;
+    let control = serve_control(&root, &layers);
+    let served = serve(paths, &root, &config, &fs, cri.as_ref(), &mut stop).await;
+    if let Some(cri) = &cri {
+        cri.flush().await;
+    }
+    drop(control);
     layers.close().await;
     let closed = tokio::task::spawn_blocking(move || shelf.close()).await?;
     let how = served?;
     closed?;
     if let Stop::Clean = how {
         socket::remove(&paths.address);
+        if let Some(cri) = &cri {
+            cri.remove_socket();
+        }
     }
     Ok(())
 }
@@ -100,6 +113,7 @@ async fn serve(
     root: &Path,
     config: &Config,
     fs: &Arc<LazyFs>,
+    cri: Option<&Cri>,
     stop: &mut Stops,
 ) -> anyhow::Result<Stop> {
     let options = snapshotter::Options {
@@ -129,7 +143,7 @@ async fn serve(
         // Ends as well when the sender is gone.
         let _ = stopped.await;
     };
-    let mut server = tokio::spawn(snapshotter::serve(snapshotter.clone(), listener, shutdown));
+    let mut server = tokio::spawn(cri::server(snapshotter.clone(), listener, cri, shutdown)?);
     tracing::info!(address = %paths.address.display(), root = %root.display(), restored = restored.restored, "serving snapshots");
     notify(sd_notify::NotifyState::Ready);
     let how = tokio::select! {
@@ -151,8 +165,28 @@ async fn serve(
     Ok(how)
 }
 
+/// Lets people's commands in until the value is dropped.
+fn serve_control(root: &Path, layers: &Arc<Layers>) -> Option<tokio::task::JoinSet<()>> {
+    match control::listen(root) {
+        Ok(listener) => {
+            let mut task = tokio::task::JoinSet::new();
+            task.spawn(control::serve(listener, Arc::new(Commands(layers.clone()))));
+            Some(task)
+        }
+        // Containers do not depend on it.
+        Err(error) => {
+            tracing::warn!(root = %root.display(), %error, "this daemon cannot be asked anything by stargz's commands");
+            None
+        }
+    }
+}
+
 fn layers_options(config: &Config, root: &Path) -> LayersOptions {
-    LayersOptions { read_timeout: config.fetch_timeout(), ..LayersOptions::new(root.join("layers")) }
+    LayersOptions {
+        read_timeout: config.fetch_timeout(),
+        cache: config.cache.budget(),
+        ..LayersOptions::new(root.join("layers"))
+    }
 }
 
 fn policy(config: &Config) -> Policy {
@@ -165,6 +199,9 @@ fn policy(config: &Config) -> Policy {
             wait: config.prefetch_timeout(),
             hold_up_to: u64::try_from(config.prefetch_async_size).ok().filter(|&size| size > 0),
         }),
+        background: (!config.no_background_fetch).then(|| config.background_layers()),
+        ipfs: config.ipfs,
+        check: config.check_interval().is_some(),
         resolved_ttl: config.resolved_ttl(),
     }
 }

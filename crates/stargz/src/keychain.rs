@@ -1,16 +1,93 @@
-//! Which credentials there are.
+//! Which credentials there are, in the order in which they are tried.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use registry::{DockerConfig, Keychain};
+use anyhow::{Context as _, bail};
+use credentials::{
+    CriKeychain, CriOptions, KubeletOptions, KubeletPlugins, KubernetesOptions, KubernetesSecrets,
+    PersistOptions,
+};
+use registry::{CriConfigKeychain, DockerConfig, Keychain};
 
-/// The docker configuration file: `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
-pub fn from_environment() -> Vec<Arc<dyn Keychain>> {
+use crate::config::Config;
+
+/// The keychains of the daemon.
+#[derive(Debug)]
+pub struct Keychains {
+    /// All of them.
+    pub all: Vec<Arc<dyn Keychain>>,
+    /// The one that has to be taught, if it is enabled.
+    pub cri: Option<Arc<CriKeychain>>,
+}
+
+/// Files and programs of this machine: what a command has that runs for a while and is gone.
+///
+/// # Errors
+/// The configuration says too little.
+pub fn of_machine(config: &Config) -> anyhow::Result<Vec<Arc<dyn Keychain>>> {
+    let mut all = files(config);
+    all.extend(plugins(config)?);
+    Ok(all)
+}
+
+/// All that are enabled. Must be called within a tokio runtime.
+///
+/// # Errors
+/// The configuration says too little, or the directory for what is to be kept cannot be made.
+pub async fn of_daemon(config: &Config, root: &Path) -> anyhow::Result<Keychains> {
+    let mut all = files(config);
+    if config.kubeconfig_keychain.enable_keychain {
+        let path = &config.kubeconfig_keychain.kubeconfig_path;
+        let options = KubernetesOptions::from_environment(Some(path));
+        all.push(Arc::new(KubernetesSecrets::start(options)));
+    }
+    all.extend(plugins(config)?);
+    let cri = match config.cri_keychain.enable_keychain {
+        true => Some(Arc::new(CriKeychain::open(cri_options(config, root)?).await)),
+        false => None,
+    };
+    all.extend(cri.iter().map(|cri| Arc::clone(cri) as Arc<dyn Keychain>));
+    Ok(Keychains { all, cri })
+}
+
+/// Docker's configuration file (`$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`) and our own.
+fn files(config: &Config) -> Vec<Arc<dyn Keychain>> {
     let dir = match (std::env::var_os("DOCKER_CONFIG"), std::env::var_os("HOME")) {
         (Some(dir), _) if !dir.is_empty() => PathBuf::from(dir),
         (_, Some(home)) => PathBuf::from(home).join(".docker"),
         _ => PathBuf::from("/root/.docker"),
     };
-    vec![Arc::new(DockerConfig::new(dir.join("config.json")))]
+    let docker = DockerConfig::new(dir.join("config.json"));
+    vec![Arc::new(docker), Arc::new(CriConfigKeychain::new(&config.registry.cri()))]
+}
+
+fn plugins(config: &Config) -> anyhow::Result<Option<Arc<dyn Keychain>>> {
+    let provider = &config.kubelet_credential_provider;
+    let is_set = |path: &Path| !path.as_os_str().is_empty();
+    match (is_set(&provider.config_path), is_set(&provider.bin_dir)) {
+        (false, false) => Ok(None),
+        (true, true) => {
+            let options = KubeletOptions::new(&provider.config_path, &provider.bin_dir);
+            Ok(Some(Arc::new(KubeletPlugins::new(options))))
+        }
+        _ => bail!("[kubelet_credential_provider] needs both config_path and bin_dir"),
+    }
+}
+
+fn cri_options(config: &Config, root: &Path) -> anyhow::Result<CriOptions> {
+    let mut options =
+        CriOptions { expire_after: config.cri_keychain.expire_after(), ..CriOptions::default() };
+    if config.cri_keychain.persist {
+        let dir = root.join("credentials");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .with_context(|| format!("cannot make {} for credentials to be kept", dir.display()))?;
+        options.persist = Some(PersistOptions { store: dir.join("sealed"), key: dir.join("key") });
+    }
+    Ok(options)
 }

@@ -8,12 +8,14 @@ use registry::Reference;
 const CRI_REF: &str = "containerd.io/snapshot/cri.image-ref";
 const CRI_DIGEST: &str = "containerd.io/snapshot/cri.layer-digest";
 const CRI_LAYERS: &str = "containerd.io/snapshot/cri.image-layers";
+const CRI_MANIFEST: &str = "containerd.io/snapshot/cri.manifest-digest";
 const STARGZ_REF: &str = "containerd.io/snapshot/remote/stargz.reference";
 const STARGZ_DIGEST: &str = "containerd.io/snapshot/remote/stargz.digest";
 const STARGZ_LAYERS: &str = "containerd.io/snapshot/remote/stargz.layers";
 const PREFETCH: &str = "containerd.io/snapshot/remote/stargz.prefetch";
 const SKIP_VERIFY: &str = "containerd.io/snapshot/remote/stargz.skipverify";
-const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
+const URLS: &str = "containerd.io/snapshot/remote/urls";
+pub(crate) const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
 
 /// No image has more layers than this; a longer list is cut.
 const NEIGHBOURS_MAX: usize = 512;
@@ -25,14 +27,27 @@ pub struct LayerSource {
     pub reference: Reference,
     /// Digest of the layer's blob.
     pub digest: Digest,
+    /// Digest of the image's manifest, if containerd says.
+    pub manifest: Option<Digest>,
     /// What the manifest says of the layer's TOC.
     pub toc_digest: Option<Digest>,
     /// The image's user asked for no verification. Any value counts.
     pub skip_verify: bool,
     /// Bytes to prefetch if the image has no landmark.
     pub prefetch_size: Option<u64>,
+    /// Where the layer is in IPFS, if its manifest says.
+    pub ipfs: Option<String>,
     /// The other layers of the image that are about to be prepared.
-    pub neighbours: Vec<Digest>,
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// Another layer of the same image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Neighbour {
+    /// Digest of the layer's blob.
+    pub digest: Digest,
+    /// Where it is in IPFS, if its manifest says.
+    pub ipfs: Option<String>,
 }
 
 /// Why labels do not name a layer.
@@ -68,15 +83,25 @@ pub fn parse(labels: &HashMap<String, String>) -> Result<LayerSource, LabelError
     let digest = parsed(digest_label, digest)?;
     let list = labels.get(layers).map_or("", String::as_str);
     // The list is cut at the size of a label, so its last item may be torn; what does not parse is nobody's layer.
-    let neighbours = list.split(',').take(NEIGHBOURS_MAX).filter_map(|text| text.parse().ok());
+    let neighbours = list.split(',').take(NEIGHBOURS_MAX).enumerate().filter_map(|(index, text)| {
+        let ipfs = ipfs_url(labels, &format!("{URLS}.{index}"));
+        Some(Neighbour { digest: text.parse().ok()?, ipfs })
+    });
     Ok(LayerSource {
         reference: parsed(ref_label, reference)?,
         digest,
+        manifest: labels.get(CRI_MANIFEST).map(|text| parsed(CRI_MANIFEST, text)).transpose()?,
         toc_digest: labels.get(TOC_DIGEST).map(|text| parsed(TOC_DIGEST, text)).transpose()?,
         skip_verify: labels.contains_key(SKIP_VERIFY),
         prefetch_size: labels.get(PREFETCH).map(|text| parsed(PREFETCH, text)).transpose()?,
-        neighbours: neighbours.filter(|neighbour| *neighbour != digest).collect(),
+        ipfs: ipfs_url(labels, URLS),
+        neighbours: neighbours.filter(|neighbour| neighbour.digest != digest).collect(),
     })
+}
+
+/// The first URL of IPFS in a label that lists a layer's URLs.
+fn ipfs_url(labels: &HashMap<String, String>, label: &str) -> Option<String> {
+    labels.get(label)?.split(',').find(|url| url.starts_with("ipfs://")).map(str::to_owned)
 }
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
@@ -119,7 +144,18 @@ mod tests {
         let list = format!("{one},{two},{}", &digest(3)[..40]);
         let source =
             parse(&labels(&[(STARGZ_REF, "a:1"), (STARGZ_DIGEST, &one), (STARGZ_LAYERS, &list)])).unwrap();
-        assert_eq!(source.neighbours, [two.parse().unwrap()]);
+        assert_eq!(source.neighbours, [Neighbour { digest: two.parse().unwrap(), ipfs: None }]);
+    }
+
+    #[test]
+    fn urls_of_ipfs_are_found_for_the_layer_and_its_neighbours() {
+        let (one, two) = (digest(1), digest(2));
+        let urls = [(URLS, "https://x.test/a,ipfs://bafyone"), (&format!("{URLS}.1"), "ipfs://bafytwo")];
+        let list = format!("{one},{two}");
+        let image = [(STARGZ_REF, "a:1"), (STARGZ_DIGEST, one.as_str()), (STARGZ_LAYERS, &list)];
+        let source = parse(&labels(&[&urls[..], &image[..]].concat())).unwrap();
+        assert_eq!(source.ipfs.as_deref(), Some("ipfs://bafyone"));
+        assert_eq!(source.neighbours[0].ipfs.as_deref(), Some("ipfs://bafytwo"));
     }
 
     #[test]

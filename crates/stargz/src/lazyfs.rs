@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use format::Digest;
-use layer::{Layer, Layers};
-use snapshotter::{FileSystem, FsError};
+use layer::source::{BlobSource, IpfsLayer, RegistryLayer};
+use layer::{Background, Layer, Layers, Pin};
+use snapshotter::{FileSystem, FsError, Usage};
 use tokio::sync::{Semaphore, watch};
 
-use crate::labels::{self, LayerSource};
+use crate::labels::{self, LayerSource, Neighbour};
+use crate::pins;
 use crate::shelf::Shelf;
 
 /// What the operator allows and wants.
@@ -24,6 +26,12 @@ pub struct Policy {
     pub disable_verification: bool,
     /// Prefetch on mount; `None` for none.
     pub prefetch: Option<Prefetch>,
+    /// How many layers at once are completed in the background; `None` for none.
+    pub background: Option<usize>,
+    /// Read layers from IPFS whose manifest says where they are there.
+    pub ipfs: bool,
+    /// Before a start, make sure that what is missing can still be had.
+    pub check: bool,
     /// How long a layer that was resolved ahead of its snapshot is kept.
     pub resolved_ttl: Duration,
 }
@@ -52,6 +60,7 @@ pub struct LazyFs {
     layers: Arc<Layers>,
     shelf: Arc<Shelf>,
     policy: Policy,
+    background: Option<Background>,
     /// Layers that were resolved ahead, and since when.
     ahead: Mutex<HashMap<Digest, Instant>>,
     /// Bounds the requests and the memory that a long list of neighbours can cost.
@@ -75,6 +84,7 @@ impl LazyFs {
             client,
             layers,
             shelf,
+            background: policy.background.map(Background::new),
             policy,
             ahead: Mutex::default(),
             ahead_permits: Semaphore::new(RESOLVED_AHEAD_AT_ONCE),
@@ -89,8 +99,12 @@ impl LazyFs {
         self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Removes layers from the disk that no snapshot shows: leftovers of removals that a crash cut off.
+    /// Removes layers from the disk that no snapshot shows: leftovers of removals that a crash cut off. With a budget they
+    /// stay, as all layers do that nobody uses.
     pub async fn remove_orphans(&self) {
+        if self.layers.keeps_unused() {
+            return;
+        }
         let on_disk = self.layers.on_disk().unwrap_or_else(|error| {
             tracing::warn!(%error, "layers on disk are not known");
             Vec::new()
@@ -115,22 +129,22 @@ impl LazyFs {
         let mut ahead = self.ahead();
         ahead.retain(|_, since| now.duration_since(*since) < self.policy.resolved_ttl);
         ahead.insert(source.digest, now);
-        for neighbour in &source.neighbours {
-            if ahead.contains_key(neighbour) || self.shelf.shows(neighbour) {
+        for Neighbour { digest, ipfs } in &source.neighbours {
+            if ahead.contains_key(digest) || self.shelf.shows(digest) {
                 continue;
             }
-            ahead.insert(*neighbour, now);
-            self.resolve_one_ahead(*neighbour, self.client.blob(&source.reference, neighbour));
+            ahead.insert(*digest, now);
+            self.resolve_one_ahead(*digest, self.source_of(source, *digest, ipfs.as_deref()));
         }
     }
 
     /// The task ends after the time to live, when it takes back what nobody came for.
-    fn resolve_one_ahead(self: &Arc<Self>, digest: Digest, blob: registry::Blob) {
+    fn resolve_one_ahead(self: &Arc<Self>, digest: Digest, blob: Arc<dyn BlobSource>) {
         let fs = self.clone();
         tokio::spawn(async move {
             let resolved = {
                 let Ok(_permit) = fs.ahead_permits.acquire().await else { return };
-                fs.layers.resolve(digest, None, Arc::new(blob)).await
+                fs.layers.resolve(digest, None, blob).await
             };
             if let Err(error) = resolved {
                 tracing::debug!(%error, "layer could not be resolved ahead");
@@ -147,7 +161,7 @@ impl LazyFs {
         self.mounting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a layer away that nobody shows and nobody is about to show.
+    /// Takes a layer away that nobody shows and nobody is about to show; with a budget it stays until its room is needed.
     async fn forget(&self, digest: &Digest) {
         let removal = {
             // Held, so that no mount begins between the question and the answer.
@@ -155,18 +169,32 @@ impl LazyFs {
             if mounting.contains_key(digest) || self.shelf.shows(digest) {
                 return;
             }
-            self.layers.remove(digest)
+            (!self.layers.keeps_unused()).then(|| self.layers.remove(digest))
         };
         self.prefetches().remove(digest);
         self.ahead().remove(digest);
+        let Some(removal) = removal else { return self.layers.release(digest).await };
         if let Err(error) = removal.await {
             tracing::warn!(layer = %digest, %error, "a layer that is not used any more stays on disk");
         }
     }
 
+    /// Where a layer of the same image comes from.
+    fn source_of(&self, image: &LayerSource, digest: Digest, ipfs: Option<&str>) -> Arc<dyn BlobSource> {
+        let registry = RegistryLayer::new(&self.client, &image.reference, image.manifest, digest);
+        let Some(url) = ipfs.filter(|_| self.policy.ipfs) else { return Arc::new(registry) };
+        match self.client.ipfs_blob(url) {
+            Ok(blob) => Arc::new(IpfsLayer::new(blob, registry)),
+            Err(error) => {
+                tracing::warn!(layer = %digest, %error, "a URL of a layer is not usable, so its registry is asked");
+                Arc::new(registry)
+            }
+        }
+    }
+
     /// The layer, if the policy lets it be used.
     async fn resolve(&self, source: &LayerSource) -> Result<Arc<Layer>, FsError> {
-        let blob = Arc::new(self.client.blob(&source.reference, &source.digest));
+        let blob = self.source_of(source, source.digest, source.ipfs.as_deref());
         let failed = |error: layer::Error| FsError::from_error(&error);
         let waived = if self.policy.disable_verification {
             Some("verification is disabled by configuration")
@@ -175,29 +203,33 @@ impl LazyFs {
         } else {
             None
         };
-        match (waived, source.toc_digest) {
-            (Some(reason), _) => {
-                let resolved = self.layers.resolve(source.digest, None, blob).await.map_err(failed)?;
-                Ok(resolved.trust_unverified(reason))
-            }
-            (None, Some(toc)) => {
-                let resolved = self.layers.resolve(source.digest, Some(toc), blob).await.map_err(failed)?;
-                resolved.verify(&toc).map_err(failed)
-            }
-            (None, None) => Err(FsError::new(format!(
-                "layer {} has no TOC digest in its manifest: not an eStargz layer, or its annotations were lost",
-                source.digest
-            ))),
+        if let Some(reason) = waived {
+            let resolved = self.layers.resolve(source.digest, None, blob).await.map_err(failed)?;
+            return Ok(resolved.trust_unverified(reason));
         }
+        let pin = match source.toc_digest {
+            Some(toc) => Some(Pin::Toc(toc)),
+            None => pins::of_manifest(&*blob).await.map_err(|error| FsError::new(error.to_string()))?,
+        };
+        let Some(pin) = pin else {
+            return Err(FsError::new(format!(
+                "layer {} has no digest of a table of contents in its manifest: an ordinary layer, or its \
+                 annotations were lost",
+                source.digest
+            )));
+        };
+        let resolved = self.layers.resolve(source.digest, Some(pin), blob).await.map_err(failed)?;
+        resolved.verify(&pin).map_err(failed)
     }
 
-    fn prefetch(self: &Arc<Self>, layer: &Arc<Layer>, size: Option<u64>) {
-        let Some(policy) = self.policy.prefetch else { return };
+    /// Fetches what a start needs, then the rest.
+    fn fetch_ahead(self: &Arc<Self>, layer: &Arc<Layer>, size: Option<u64>) {
+        let Some(policy) = self.policy.prefetch else { return self.complete(layer) };
         let until = layer.prefetch_end(size.unwrap_or(policy.size));
         let released = policy.hold_up_to.is_some_and(|most| until > most);
         let (done, receiver) = watch::channel(released);
         self.prefetches().insert(layer.digest(), receiver);
-        let layer = layer.clone();
+        let (fs, layer) = (self.clone(), layer.clone());
         tokio::spawn(async move {
             let started = Instant::now();
             match layer.prefetch(until).await {
@@ -209,7 +241,14 @@ impl LazyFs {
                 Err(error) => tracing::warn!(%error, "prefetch failed"),
             }
             done.send_replace(true);
+            fs.complete(&layer);
         });
+    }
+
+    fn complete(&self, layer: &Arc<Layer>) {
+        if let Some(background) = &self.background {
+            background.fill(layer);
+        }
     }
 }
 
@@ -248,17 +287,22 @@ impl FileSystem for SharedFs {
         let fs = &self.0;
         let source = labels::parse(labels).map_err(|error| FsError::from_error(&error))?;
         let _mounting = Mounting::new(fs.clone(), source.digest);
+        fs.layers.starting();
         fs.resolve_ahead(&source);
         let layer = fs.resolve(&source).await?;
-        fs.prefetch(&layer, source.prefetch_size);
+        fs.fetch_ahead(&layer, source.prefetch_size);
         let (shelf, path) = (fs.shelf.clone(), mountpoint.to_owned());
         blocking(move || shelf.show(&layer, &path)).await
     }
 
     async fn check(&self, mountpoint: &Path, _labels: &HashMap<String, String>) -> Result<(), FsError> {
+        self.0.layers.starting();
         let Some(layer) = self.0.shelf.at(mountpoint) else {
             return Err(FsError::new(format!("no layer is mounted at {}", mountpoint.display())));
         };
+        if self.0.policy.check {
+            layer.check().await.map_err(|error| FsError::from_error(&error))?;
+        }
         let (Some(policy), Some(mut done)) =
             (self.0.policy.prefetch, self.0.prefetches().get(&layer.digest()).cloned())
         else {
@@ -277,6 +321,11 @@ impl FileSystem for SharedFs {
             _ => {}
         }
         Ok(())
+    }
+
+    fn usage(&self, mountpoint: &Path) -> Option<Usage> {
+        let taken = self.0.shelf.at(mountpoint)?.usage().ok()?;
+        Some(Usage { size: taken.bytes, inodes: taken.inodes })
     }
 }
 

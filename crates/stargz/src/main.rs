@@ -1,7 +1,10 @@
 //! One executable: the snapshotter for containerd, and the tools for people. Which of them it is, its name tells.
 
+mod cache_cli;
 mod cli;
 mod config;
+mod control;
+mod cri;
 mod daemon;
 mod keychain;
 mod labels;
@@ -9,6 +12,7 @@ mod lazyfs;
 mod logging;
 mod memory;
 mod mount_image;
+mod pins;
 mod shelf;
 mod socket;
 
@@ -31,6 +35,7 @@ fn main() -> ExitCode {
             Verb::Snapshotter(flags) => snapshotter(flags),
             Verb::Mount(flags) => mount_image::mount(&flags),
             Verb::Umount(flags) => mount_image::umount(&flags),
+            Verb::Cache(flags) => cache_cli::run(&flags),
         },
     };
     match result {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use format::Digest;
-use layer::Layer;
+use layer::{Filled, Layer};
 use mount::{
     BoxFuture, Ending, ErofsOptions, Fetched, Image, ImageServer, Session, SessionOptions, Source,
     UnmountMode,
@@ -97,8 +97,10 @@ impl Shelf {
 
     /// Makes the layer's contents a FUSE file, unless they are all in the image file. True if it did.
     fn serve(&self, layer: &Arc<Layer>) -> Result<bool, mount::Error> {
-        if layer.complete() {
-            return Ok(false);
+        match layer.give_alone() {
+            Ok(true) => return Ok(false),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "a complete layer is served all the same"),
         }
         let (node, name) = (node_of(&layer.digest()), layer.digest().hex());
         let image = Image { node, name, source: Arc::new(Served(layer.clone())) };
@@ -175,8 +177,10 @@ impl Source for Served {
 
     fn fetch(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Fetched>> {
         Box::pin(async move {
-            self.0.fill(offset, len).await.map_err(io::Error::other)?;
-            Ok(Fetched::Stored)
+            match self.0.fill(offset, len).await.map_err(io::Error::other)? {
+                Filled::Stored => Ok(Fetched::Stored),
+                Filled::Unkept(bytes) => Ok(Fetched::Unkept(bytes)),
+            }
         })
     }
 }

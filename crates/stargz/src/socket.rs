@@ -23,12 +23,7 @@ const NAME: &str = "snapshots";
 /// # Errors
 /// The address can't be used, or something else than a socket lies there.
 pub fn listen(address: &Path) -> anyhow::Result<tokio::net::UnixListener> {
-    let on_disk = match fs::symlink_metadata(address) {
-        Ok(found) if found.file_type().is_socket() => true,
-        Ok(_) => bail!("{} exists and is no socket; choose another --address", address.display()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", address.display())),
-    };
+    let on_disk = is_there(address)?;
     let kept = inherited(address).context("cannot use the descriptors that systemd passed")?;
     // A descriptor whose path is gone can be reached by nobody.
     let listener = match kept.filter(|_| on_disk) {
@@ -36,16 +31,40 @@ pub fn listen(address: &Path) -> anyhow::Result<tokio::net::UnixListener> {
             tracing::debug!(address = %address.display(), "goes on listening");
             listener
         }
-        None => bind(address, on_disk)?,
+        None => {
+            let listener = bind(address, on_disk)?;
+            keep(&listener);
+            listener
+        }
     };
     listener.set_nonblocking(true)?;
     Ok(tokio::net::UnixListener::from_std(listener)?)
 }
 
+/// Listens on a socket that nobody keeps, for those who try again when they are refused. The same otherwise.
+///
+/// # Errors
+/// As of [`listen`].
+pub fn listen_anew(address: &Path) -> anyhow::Result<tokio::net::UnixListener> {
+    let listener = bind(address, is_there(address)?)?;
+    listener.set_nonblocking(true)?;
+    Ok(tokio::net::UnixListener::from_std(listener)?)
+}
+
+/// Whether a socket lies at `address`.
+fn is_there(address: &Path) -> anyhow::Result<bool> {
+    match fs::symlink_metadata(address) {
+        Ok(found) if found.file_type().is_socket() => Ok(true),
+        Ok(_) => bail!("{} exists and is no socket; choose another address", address.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot look at {}", address.display())),
+    }
+}
+
 fn bind(address: &Path, on_disk: bool) -> anyhow::Result<UnixListener> {
     if on_disk {
         if UnixStream::connect(address).is_ok() {
-            bail!("another process serves on {}; stop it, or choose another --address", address.display());
+            bail!("another process serves on {}; stop it, or choose another address", address.display());
         }
         fs::remove_file(address)
             .with_context(|| format!("cannot remove the former socket {}", address.display()))?;
@@ -56,15 +75,17 @@ fn bind(address: &Path, on_disk: bool) -> anyhow::Result<UnixListener> {
             .create(dir)
             .with_context(|| format!("cannot make directory {} for the socket", dir.display()))?;
     }
-    let listener =
-        UnixListener::bind(address).with_context(|| format!("cannot listen on {}", address.display()))?;
+    UnixListener::bind(address).with_context(|| format!("cannot listen on {}", address.display()))
+}
+
+/// Gives the descriptor to systemd.
+fn keep(listener: &UnixListener) {
     // Does nothing without systemd.
     let stored =
         sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(NAME)], &[listener.as_fd()]);
     if let Err(error) = stored {
         tracing::warn!(%error, "systemd does not keep the socket, so a restart interrupts containerd for seconds");
     }
-    Ok(listener)
 }
 
 /// The passed descriptor that listens on `address`. Others are closed: they are of no use to this program.

@@ -31,11 +31,11 @@ impl Kind {
 
 /// What a snapshot's own directory takes on disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// Allocated bytes.
-    pub(crate) size: u64,
+    pub size: u64,
     /// Inodes.
-    pub(crate) inodes: u64,
+    pub inodes: u64,
 }
 
 /// Description of a snapshot, as clients see it.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::common::{Labels, Life, Play, REMOTE, Root, TARGET, labels, refused, shown};
-use snapshotter::{Options, proto::snapshots::Kind};
+use snapshotter::{Options, Usage, proto::snapshots::Kind};
 use tonic::Code;
 
 async fn begin() -> (Root, Arc<Play>, Life) {
@@ -29,6 +29,9 @@ async fn a_target_is_mounted_and_committed_at_once() {
     refused(life.stat("extract 1").await, Code::NotFound, "does not exist");
     let usage = life.usage("sha256:1").await.unwrap();
     assert_eq!((usage.size, usage.inodes), (0, 0));
+    play.takes(Usage { size: 4096, inodes: 5 });
+    let usage = life.usage("sha256:1").await.unwrap();
+    assert_eq!((usage.size, usage.inodes), (4096, 5));
     // What containerd asks next.
     let filter = r#"labels."containerd.io/snapshot.ref"==sha256:1,parent=="""#;
     assert_eq!(life.names(&[filter]).await, ["sha256:1"]);

@@ -3,7 +3,10 @@
 //! Every key keeps its name, unit and default. A value of 0 means the default, as it always did. Keys that are known
 //! but have no effect here are accepted and named in one warning each; unknown keys are warned of, with the line.
 
+mod cache;
+mod keychains;
 mod keys;
+mod registry;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +26,10 @@ pub struct Config {
     pub prefetch_async_size: i64,
     /// No prefetch, and no waiting for it.
     pub noprefetch: bool,
+    /// Layers are not completed in the background.
+    pub no_background_fetch: bool,
+    /// Layers that are completed in the background at once. 0 means 2.
+    pub max_concurrency: i64,
     /// Layers with the `skipverify` label may be mounted without a TOC digest.
     pub allow_no_verification: bool,
     /// No layer needs a TOC digest.
@@ -33,8 +40,20 @@ pub struct Config {
     pub blob: Blob,
     /// `[resolver]`
     pub resolver: Resolver,
+    /// `[registry]`
+    pub registry: registry::Registry,
+    /// Layers whose manifest says where they are in IPFS are read from there.
+    pub ipfs: bool,
+    /// `[kubeconfig_keychain]`
+    pub kubeconfig_keychain: keychains::Kubeconfig,
+    /// `[kubelet_credential_provider]`
+    pub kubelet_credential_provider: keychains::KubeletPlugins,
+    /// `[cri_keychain]`
+    pub cri_keychain: keychains::Cri,
     /// `[snapshotter]`
     pub snapshotter: Snapshotter,
+    /// `[cache]`
+    pub cache: cache::Cache,
 }
 
 /// How contents are fetched.
@@ -49,6 +68,12 @@ pub struct Blob {
     pub min_wait_msec: i64,
     /// Longest wait before a retry, milliseconds. 0 means 300,000.
     pub max_wait_msec: i64,
+    /// Before each start of a container, ask whether what is missing of its layers can still be had.
+    pub check_always: bool,
+    /// The same, if that was not seen for this long, seconds. 0 means not to ask.
+    pub valid_interval: i64,
+    /// Ask for one range at a time.
+    pub force_single_range_mode: bool,
 }
 
 /// How registries are reached.
@@ -57,6 +82,8 @@ pub struct Blob {
 pub struct Resolver {
     /// Time without any progress after which a request fails, seconds. 0 means 30.
     pub request_timeout_sec: i64,
+    /// Follow registries to link-local addresses.
+    pub allow_link_local: bool,
     /// `[resolver.host."<registry>"]`
     pub host: BTreeMap<String, Host>,
 }
@@ -172,6 +199,13 @@ fn millis(value: i64, default: u64) -> Duration {
     Duration::from_millis(u64::try_from(value).ok().filter(|&value| value > 0).unwrap_or(default))
 }
 
+/// Where the node of IPFS keeps its state, and says where it listens.
+fn ipfs_path() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || variable("HOME").unwrap_or_else(|| PathBuf::from("/root"));
+    variable("IPFS_PATH").unwrap_or_else(|| home().join(".ipfs"))
+}
+
 impl Config {
     /// How long a start waits for the prefetch.
     pub fn prefetch_timeout(&self) -> Duration {
@@ -183,19 +217,40 @@ impl Config {
         seconds(self.resolve_result_entry_ttl_sec, 120)
     }
 
+    /// Layers that are completed in the background at once.
+    pub fn background_layers(&self) -> usize {
+        usize::try_from(self.max_concurrency).ok().filter(|&layers| layers > 0).unwrap_or(2)
+    }
+
     /// Limit of one fetch.
     pub fn fetch_timeout(&self) -> Duration {
         seconds(self.blob.fetching_timeout_sec, 300)
     }
 
+    /// How long a layer is believed to be there without asking; `None`: always.
+    pub fn check_interval(&self) -> Option<Duration> {
+        match self.blob.valid_interval {
+            _ if self.blob.check_always => Some(Duration::ZERO),
+            interval if interval > 0 => Some(seconds(interval, 0)),
+            _ => None,
+        }
+    }
+
     /// What the registry client obeys.
-    pub fn registry_options(&self) -> registry::Options {
+    pub fn registry_options(&self) -> ::registry::Options {
         let request_timeout = seconds(self.resolver.request_timeout_sec, 30);
-        let mut options = registry::Options {
+        let default = ::registry::Options::default();
+        let mut options = ::registry::Options {
             request_timeout,
             fetch_timeout: self.fetch_timeout(),
             user_agent: concat!("stargz/", env!("CARGO_PKG_VERSION")).to_owned(),
-            ..registry::Options::default()
+            valid_interval: self.check_interval().unwrap_or(default.valid_interval),
+            force_single_range: self.blob.force_single_range_mode,
+            config_path: self.registry.roots(),
+            cri: self.registry.cri(),
+            allow_link_local: self.resolver.allow_link_local,
+            ipfs_path: self.ipfs.then(ipfs_path),
+            ..default
         };
         options.retry.max_retries =
             u32::try_from(self.blob.max_retries).ok().filter(|&retries| retries > 0).unwrap_or(5);
@@ -203,14 +258,14 @@ impl Config {
         options.retry.max_wait = millis(self.blob.max_wait_msec, 300_000);
         for (name, host) in &self.resolver.host {
             let mirrors = host.mirrors.iter().map(|mirror| mirror.options(request_timeout)).collect();
-            options.hosts.insert(name.clone(), registry::HostOptions { mirrors });
+            options.hosts.insert(name.clone(), ::registry::HostOptions { mirrors });
         }
         options
     }
 }
 
 impl Mirror {
-    fn options(&self, default_timeout: Duration) -> registry::Mirror {
+    fn options(&self, default_timeout: Duration) -> ::registry::Mirror {
         let request_timeout = match self.request_timeout_sec {
             0 => Some(default_timeout),
             // "None" was never a promise to wait for ever: a day without a byte is a dead peer.
@@ -224,7 +279,7 @@ impl Mirror {
             };
             values.iter().map(move |value| (name.clone(), value.clone()))
         });
-        registry::Mirror {
+        ::registry::Mirror {
             host: self.host.clone(),
             insecure: self.insecure,
             request_timeout,

@@ -50,6 +50,13 @@ fn mirrors_are_taken_in_order_with_their_headers() {
 }
 
 #[test]
+fn the_budget_of_the_cache_has_sensible_watermarks() {
+    let budget = read("[cache]\nmax_bytes = 1000\nlow_watermark = 0.5\n").config.cache.budget();
+    assert_eq!((budget.max_bytes, budget.high, budget.low), (Some(1000), 0.9, 0.5));
+    assert_eq!(read("[cache]\nmax_bytes = -1\n").config.cache.budget(), layer::CacheBudget::default());
+}
+
+#[test]
 fn a_wrong_type_names_file_line_and_key() {
     let text = error("noprefetch = true\n[blob]\nmax_retries = \"x\"\n");
     assert!(text.starts_with("config.toml:3: blob.max_retries: "), "{text}");

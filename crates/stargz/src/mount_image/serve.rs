@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use format::Digest;
+use layer::source::RegistryLayer;
 use layer::{Layer, Layers, LayersOptions};
 use mount::{SessionOptions, UnmountMode};
 use registry::{Client, Descriptor, Platform, Reference};
@@ -16,9 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::state::State;
 use crate::config::Config;
 use crate::keychain;
+use crate::pins;
 use crate::shelf::Shelf;
-
-const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
 
 /// Mounts the image at `dir`, says so by `ready`, and serves it until it is unmounted or a signal asks to end. What is
 /// left of the state is the caller's to clear.
@@ -77,7 +76,7 @@ impl Prepared {
         if flags.plain_http {
             options.plain_http_hosts.insert(reference.api_host().to_owned());
         }
-        let client = Client::new(options, keychain::from_environment())?;
+        let client = Client::new(options, keychain::of_machine(config)?)?;
         let image = client.image(reference, &Platform::host()).await?;
         // A directory of its own, since it is made root's alone, and what people name may be anything.
         let cache = flags.cache.as_deref().unwrap_or(state.dir()).join("layers");
@@ -165,24 +164,21 @@ async fn resolve(
     let mut tasks = Vec::new();
     for descriptor in descriptors {
         let digest = descriptor.digest;
-        let toc: Option<Digest> = match descriptor.annotations.get(TOC_DIGEST) {
-            Some(text) => Some(text.parse().with_context(|| {
-                format!("the manifest of {reference} gives a malformed TOC digest for layer {digest}")
-            })?),
-            None => None,
-        };
-        if toc.is_none() && !unverified {
+        let pin = pins::of_annotations(&descriptor.annotations)
+            .with_context(|| format!("the manifest of {reference} is not usable for layer {digest}"))?;
+        if pin.is_none() && !unverified {
             bail!(
-                "layer {digest} of {reference} cannot be pulled lazily: its manifest gives no TOC digest. Convert the \
-                 image to eStargz, or use --skip-content-verify if it is one whose annotations were lost"
+                "layer {digest} of {reference} cannot be pulled lazily: its manifest gives no digest of a table of \
+                 contents. Convert the image to eStargz, or use --skip-content-verify if it is one whose annotations \
+                 were lost"
             );
         }
-        let blob = Arc::new(client.blob(reference, &digest));
+        let source = Arc::new(RegistryLayer::new(client, reference, None, digest));
         let layers = layers.clone();
         tasks.push(tokio::spawn(async move {
-            let resolved = layers.resolve(digest, toc, blob).await?;
-            match toc {
-                Some(toc) => resolved.verify(&toc),
+            let resolved = layers.resolve(digest, pin, source).await?;
+            match pin {
+                Some(pin) => resolved.verify(&pin),
                 None => Ok(resolved.trust_unverified("asked for on the command line")),
             }
         }));

@@ -1,6 +1,7 @@
 //! The executable as people meet it: real mounts, a registry that misbehaves, signals and sockets.
 
 mod daemon;
+mod faults;
 mod harness;
 mod lies;
 mod lifecycle;

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
-use snapshotter::{FileSystem, FsError};
+use snapshotter::{FileSystem, FsError, Usage};
 use tokio::sync::watch;
 
 use super::Labels;
@@ -32,6 +32,7 @@ struct State {
     bad_mounts: HashSet<String>,
     bad_checks: bool,
     slow_checks: bool,
+    usage: Option<Usage>,
 }
 
 impl Default for Play {
@@ -73,6 +74,11 @@ impl Play {
         } else {
             state.bad_mounts.remove(target);
         }
+    }
+
+    /// What every mounted layer takes from now on.
+    pub fn takes(&self, usage: Usage) {
+        self.state.lock().unwrap().usage = Some(usage);
     }
 
     pub fn fail_checks(&self, fail: bool) {
@@ -146,6 +152,11 @@ impl FileSystem for Play {
             unmount(mountpoint, UnmountFlags::empty()).unwrap();
         }
         Ok(())
+    }
+
+    fn usage(&self, mountpoint: &Path) -> Option<Usage> {
+        let state = self.state.lock().unwrap();
+        state.usage.filter(|_| state.mounted.contains(mountpoint))
     }
 }
 

@@ -50,6 +50,14 @@ impl Model {
         self.merged.paths().into_iter().filter(full).collect()
     }
 
+    /// The same as text, for models whose names are.
+    ///
+    /// # Panics
+    /// When a name is not.
+    pub fn names(&self) -> Vec<&str> {
+        self.files().into_iter().map(|path| std::str::from_utf8(path).expect("names are text")).collect()
+    }
+
     /// Checks that everything at `dir` is as it should be.
     ///
     /// # Panics

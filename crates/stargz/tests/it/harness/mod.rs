@@ -4,6 +4,8 @@
 //! that work in the scene's directory are killed first and its mounts are detached then: in this order nothing can
 //! hang on a FUSE mount whose server is gone.
 
+mod checksums;
+pub mod containerd;
 pub mod images;
 mod process;
 mod system;

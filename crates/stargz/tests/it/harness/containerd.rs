@@ -1,0 +1,106 @@
+//! The daemon, and what containerd asks of it when it pulls an image.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use snapshotter::proto::snapshots::{PrepareSnapshotRequest, PrepareSnapshotResponse};
+use testkit::estargz::{Blob, TOC_DIGEST_ANNOTATION};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Endpoint;
+use tonic::{Code, Request, Status};
+
+use super::images::Model;
+use super::{Running, Scene, mounts_below};
+
+/// The daemon needs no network to start.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// The daemon with everything of it in a scene.
+#[derive(Debug)]
+pub struct Daemon<'a> {
+    scene: &'a Scene,
+    /// The process.
+    pub process: Running,
+}
+
+impl Scene {
+    /// Starts the daemon and waits until it serves.
+    #[track_caller]
+    pub fn daemon(&self) -> Daemon<'_> {
+        let mut command = self.called("containerd-stargz-grpc");
+        command.arg("--root").arg(self.path("root")).arg("--address").arg(self.path("run/snapshots.sock"));
+        command.arg("--config").arg(self.path("config.toml")).arg("--log-level=debug");
+        let process = Running::start(&mut command);
+        process.wait_for("serving snapshots", START_LIMIT);
+        Daemon { scene: self, process }
+    }
+}
+
+impl Daemon<'_> {
+    /// Asks for a snapshot of each layer, as containerd does.
+    ///
+    /// # Panics
+    /// When a layer is not mounted lazily.
+    #[track_caller]
+    pub fn pull(&self, reference: &str, model: &Model) {
+        let mut parent = String::new();
+        for (number, blob) in model.blobs.iter().enumerate() {
+            let chain = format!("sha256:chain-{number}");
+            let status = self.prepare(reference, blob, &parent, &chain);
+            assert_eq!(status.code(), Code::AlreadyExists, "layer {number}: {status}");
+            parent = chain;
+        }
+    }
+
+    /// Mounts the image that was pulled.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    #[track_caller]
+    pub fn stack(&self) -> PathBuf {
+        let mut layers = self.layers();
+        layers.reverse();
+        let dir = self.scene.mount_point("container");
+        mount::mount_overlay_ro(&layers, &dir).expect("the layers can be stacked");
+        dir
+    }
+
+    /// Where the layers are mounted, the lowest first: snapshots are numbered in the order in which they were asked for.
+    pub fn layers(&self) -> Vec<PathBuf> {
+        let mut layers = mounts_below(&self.scene.path("root/snapshotter/snapshots"));
+        let number = |path: &PathBuf| {
+            let id = path.parent().and_then(|snapshot| snapshot.file_name()?.to_str()?.parse::<u64>().ok());
+            id.unwrap_or_else(|| panic!("{} is no snapshot", path.display()))
+        };
+        layers.sort_by_key(number);
+        layers
+    }
+
+    fn prepare(&self, reference: &str, blob: &Blob, parent: &str, chain: &str) -> Status {
+        let labels = [
+            ("containerd.io/snapshot.ref", chain.to_owned()),
+            ("containerd.io/snapshot/remote/stargz.reference", reference.to_owned()),
+            ("containerd.io/snapshot/remote/stargz.digest", blob.digest.to_string()),
+            (TOC_DIGEST_ANNOTATION, blob.toc_digest.to_string()),
+        ];
+        let labels: HashMap<_, _> =
+            labels.into_iter().map(|(label, value)| (label.to_owned(), value)).collect();
+        let (key, parent) = (format!("extract {chain}"), parent.to_owned());
+        let request = PrepareSnapshotRequest { key, parent, labels, ..Default::default() };
+        let address = format!("unix://{}", self.scene.path("run/snapshots.sock").display());
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+        runtime.block_on(async {
+            let channel = Endpoint::new(address).expect("an address").connect().await;
+            let mut client = tonic::client::Grpc::new(channel.expect("the daemon listens"));
+            client.ready().await.expect("the channel is open");
+            let path = PathAndQuery::from_static("/containerd.services.snapshots.v1.Snapshots/Prepare");
+            let codec = tonic_prost::ProstCodec::<PrepareSnapshotRequest, PrepareSnapshotResponse>::default();
+            match client.unary(Request::new(request), path, codec).await {
+                Ok(_) => Status::ok("an ordinary snapshot"),
+                Err(status) => status,
+            }
+        })
+    }
+}

@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use format::Digest;
 
 pub(crate) use ledger::{Entry, Ledger};
-pub use survey::{OnDisk, survey};
+pub use survey::{OnDisk, Survey, survey};
 pub(crate) use survey::{digests, dir_of};
 pub use verify::{Verified, verify};
 

@@ -31,6 +31,15 @@ pub struct OnDisk {
     pub used: SystemTime,
 }
 
+/// The layers below a root.
+#[derive(Debug)]
+pub struct Survey {
+    /// Least recently used first.
+    pub layers: Vec<OnDisk>,
+    /// Layers that do not hold together, and why: they will be built again when somebody wants them.
+    pub broken: Vec<(Digest, Error)>,
+}
+
 /// The digests that layers below a root have.
 pub(crate) fn digests(root: &Path) -> io::Result<Vec<Digest>> {
     let mut found = Vec::new();
@@ -54,12 +63,11 @@ pub(crate) fn dir_of(root: &Path, digest: &Digest) -> PathBuf {
     root.join(digest.algorithm().name()).join(digest.hex())
 }
 
-/// Looks at the layers below `root`, least recently used first, and names those that do not hold together. Changes
-/// nothing. A layer that is removed meanwhile is left out.
+/// Looks at the layers below `root`. Changes nothing. A layer that is removed meanwhile is left out.
 ///
 /// # Errors
 /// The root can't be read.
-pub fn survey(root: &Path) -> Result<(Vec<OnDisk>, Vec<(Digest, Error)>), Error> {
+pub fn survey(root: &Path) -> Result<Survey, Error> {
     let failed = |error| Error::disk(format!("list the layers in {}", root.display()), error);
     let (mut layers, mut broken) = (Vec::new(), Vec::new());
     for digest in digests(root).map_err(failed)? {
@@ -71,7 +79,7 @@ pub fn survey(root: &Path) -> Result<(Vec<OnDisk>, Vec<(Digest, Error)>), Error>
         }
     }
     layers.sort_by_key(|layer| (layer.used, layer.digest));
-    Ok((layers, broken))
+    Ok(Survey { layers, broken })
 }
 
 fn look_at(digest: Digest, dir: &Path) -> Result<OnDisk, Error> {

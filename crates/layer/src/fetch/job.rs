@@ -25,6 +25,8 @@ const JUDGED_AFTER: Duration = Duration::from_secs(2);
 const STRAGGLER: f64 = 0.2;
 /// Not worth a new connection.
 const SMALL_REST: u64 = 256 << 10;
+/// Stores that have to fetch a blob themselves take their time to begin an answer.
+const NO_ANSWER: Duration = Duration::from_secs(10);
 /// Silence of this length, or of some round trips if that is longer, is not normal.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -136,7 +138,7 @@ impl Engine {
             self.options.traffic.give_way(priority, || course.urgent()).await;
             let before = reader.remaining().count();
             course.asked(&job.runs);
-            let error = match self.ask(&job, priority).await {
+            let error = match self.ask_patiently(&job, &mut run).await {
                 Ok(Some((body, asked))) => match self.receive(body, asked, &mut reader, &mut run).await {
                     Ok(()) => continue,
                     Err(error) => error,
@@ -175,6 +177,21 @@ impl Engine {
             self.start(rest, priority);
         }
         Some(first)
+    }
+
+    /// Asks again on another connection when nothing comes back for long. The last attempt is the store's to time.
+    async fn ask_patiently(
+        &self,
+        job: &Job,
+        run: &mut Run<'_>,
+    ) -> Result<Option<(Box<dyn BlobBody>, Instant)>, Error> {
+        while run.restarts < RESTARTS {
+            match tokio::time::timeout(NO_ANSWER, self.ask(job, run.priority)).await {
+                Ok(answer) => return answer,
+                Err(_) => run.restarts += 1,
+            }
+        }
+        self.ask(job, run.priority).await
     }
 
     async fn ask(

@@ -138,7 +138,7 @@ impl ReadAhead {
 
     fn kin(&mut self, tables: &Tables, span: usize, link: &Link, missing: &impl Missing) -> Vec<usize> {
         let round_trip = link.round_trip();
-        let most = (round_trip + round_trip / 4).clamp(*KIN_MOST.start(), *KIN_MOST.end());
+        let most = (round_trip + round_trip / 10).clamp(*KIN_MOST.start(), *KIN_MOST.end());
         let first = (round_trip / 5).clamp(*KIN_FIRST.start(), *KIN_FIRST.end());
         if self.budgets.len() == CLASSES_MAX {
             self.budgets.clear();

@@ -2,6 +2,7 @@
 
 mod cache;
 mod crash;
+mod engine;
 mod fetching;
 mod formats;
 mod hostile;

@@ -18,6 +18,8 @@ pub enum Fault {
     Break(usize),
     /// Give a byte that is not the blob's, this far into the answer.
     Flip(usize),
+    /// Give so many bytes, then nothing more, without an end.
+    Silence(usize),
     /// Never answer.
     Hang,
 }
@@ -41,8 +43,8 @@ pub struct MemorySource {
     pub external_toc: Option<Bytes>,
     /// Answers several ranges at once.
     pub many: bool,
-    /// How long each answer takes to begin.
-    pub delay: Duration,
+    /// A wait after every so many bytes of an answer.
+    pub pause: Option<(usize, Duration)>,
 }
 
 impl MemorySource {
@@ -57,7 +59,7 @@ impl MemorySource {
             piece: 10_000,
             external_toc: None,
             many: true,
-            delay: Duration::ZERO,
+            pause: None,
         }
     }
 
@@ -111,9 +113,6 @@ impl MemorySource {
         if let Some(Fault::Hang) = fault {
             std::future::pending::<()>().await;
         }
-        if !self.delay.is_zero() {
-            tokio::time::sleep(self.delay).await;
-        }
         let mut parts: VecDeque<Piece> = ranges
             .into_iter()
             .map(|range| {
@@ -127,10 +126,12 @@ impl MemorySource {
             part.bytes = bytes.into();
         }
         let left = match fault {
-            Some(Fault::Break(after)) => after,
+            Some(Fault::Break(after) | Fault::Silence(after)) => after,
             _ => usize::MAX,
         };
-        Ok(Box::new(MemoryBody { whole, parts, left, piece: self.piece }))
+        let silent = matches!(fault, Some(Fault::Silence(_)));
+        let (piece, pause) = self.pause.map_or((self.piece, Duration::ZERO), |(piece, pause)| (piece, pause));
+        Ok(Box::new(MemoryBody { whole, parts, left, silent, piece, pause }))
     }
 }
 
@@ -140,7 +141,9 @@ struct MemoryBody {
     parts: VecDeque<Piece>,
     /// Bytes until the answer breaks off.
     left: usize,
+    silent: bool,
     piece: usize,
+    pause: Duration,
 }
 
 #[async_trait]
@@ -155,11 +158,17 @@ impl BlobBody for MemoryBody {
         }
         let Some(part) = self.parts.front_mut() else { return Ok(None) };
         let len = part.bytes.len().min(self.piece).min(self.left);
+        if len == 0 && self.silent {
+            std::future::pending::<()>().await;
+        }
         if len == 0 {
             return Err(layer::source::unreachable("the test says so"));
         }
         self.left -= len;
         tokio::task::yield_now().await;
+        if !self.pause.is_zero() {
+            tokio::time::sleep(self.pause).await;
+        }
         let piece = Piece { offset: part.offset, bytes: part.bytes.split_to(len) };
         part.offset += len as u64;
         Ok(Some(piece))

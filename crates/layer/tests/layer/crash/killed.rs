@@ -82,9 +82,9 @@ impl Stage {
     /// Every chunk whose bit is set on disk, against the truth. Returns how many there are.
     fn check(&self) -> u64 {
         let truth = self.truth();
-        let (found, broken) = layer::cache::survey(&self.root()).unwrap();
-        assert!(broken.is_empty(), "{broken:?}");
-        let Some(found) = found.first() else { return 0 };
+        let found = layer::cache::survey(&self.root()).unwrap();
+        assert!(found.broken.is_empty(), "{found:?}");
+        let Some(found) = found.layers.first() else { return 0 };
         let files = ImageFiles::open_to_read(&found.dir).unwrap();
         for number in (0..files.tables.chunk_count()).filter(|&number| files.filled.get(number)) {
             let place = files.tables.chunk(number).unwrap().data_range();

@@ -13,8 +13,8 @@ use zerocopy::FromBytes;
 use crate::layout::{self, BLOCK, BLOCK_SIZE, DeviceSlot, Superblock};
 
 pub use directory::{DirEntry, ReadDir};
-pub use inode::Inode;
-pub use xattr::Xattrs;
+pub use inode::{Extent, Inode};
+pub use xattr::{Xattr, Xattrs};
 
 /// Why something could not be read from an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,20 +43,46 @@ pub enum ReadError {
     /// A directory was expected.
     #[error("not a directory")]
     NotADirectory,
+    /// A regular file was expected.
+    #[error("not a regular file")]
+    NotAFile,
     /// A symlink was expected.
     #[error("not a symlink")]
     NotASymlink,
 }
 
 /// The metadata area of an image.
+///
+/// Small and cheap to copy. Nothing that it hands out is a copy of bytes of the image, so a call costs no heap unless
+/// it returns an owned type.
 #[derive(Clone, Copy, Debug)]
 pub struct Image<'a> {
     /// The metadata area and nothing else.
     bytes: &'a [u8],
+    superblock: Facts,
+}
+
+/// What an image's superblock says, checked, without the bytes of the image: for whoever owns the bytes and opens the
+/// image for each question anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
     root: u64,
     inodes: u64,
     uuid: [u8; 16],
+    data_start: u64,
     data_len: u64,
+}
+
+impl Facts {
+    /// The image of these facts, without checking the superblock again. `bytes` are those of [`Image::open`]. Others are
+    /// survived like all bytes are, and make no sense.
+    ///
+    /// # Errors
+    /// `bytes` are shorter than the metadata area.
+    pub fn image<'a>(&self, bytes: &'a [u8]) -> Result<Image<'a>, ReadError> {
+        let bytes = usize::try_from(self.data_start).ok().and_then(|len| bytes.get(..len));
+        Ok(Image { bytes: bytes.ok_or(ReadError::OutOfBounds("metadata area"))?, superblock: *self })
+    }
 }
 
 impl<'a> Image<'a> {
@@ -76,30 +102,38 @@ impl<'a> Image<'a> {
         if stated != actual {
             return Err(ReadError::Checksum { stated, actual });
         }
-        let len = u64::from(superblock.blocks.get()) * u64::from(BLOCK_SIZE);
-        let bytes = usize::try_from(len).ok().and_then(|len| bytes.get(..len));
-        Ok(Image {
-            bytes: bytes.ok_or(ReadError::OutOfBounds("metadata area"))?,
+        let data_start = u64::from(superblock.blocks.get()) * u64::from(BLOCK_SIZE);
+        if (bytes.len() as u64) < data_start {
+            return Err(ReadError::OutOfBounds("metadata area"));
+        }
+        let facts = Facts {
             root: superblock.root_nid.get().into(),
             inodes: superblock.inodes.get(),
             uuid: superblock.uuid,
+            data_start,
             data_len: data_len(block, &superblock)?,
-        })
+        };
+        facts.image(bytes)
+    }
+
+    /// What the superblock said, to open the image again without checking it again.
+    pub fn facts(&self) -> Facts {
+        self.superblock
     }
 
     /// Number of the root directory's inode.
     pub fn root(&self) -> u64 {
-        self.root
+        self.superblock.root
     }
 
     /// How many inodes the image says it has.
     pub fn inodes(&self) -> u64 {
-        self.inodes
+        self.superblock.inodes
     }
 
     /// Identity of the volume.
     pub fn uuid(&self) -> [u8; 16] {
-        self.uuid
+        self.superblock.uuid
     }
 
     /// Where the data area starts in the image, in bytes.
@@ -109,7 +143,7 @@ impl<'a> Image<'a> {
 
     /// Length of the data area in bytes.
     pub fn data_len(&self) -> u64 {
-        self.data_len
+        self.superblock.data_len
     }
 
     /// The bytes from `offset` on, `len` of them.

@@ -84,7 +84,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("FUSE file, directio, readahead 4 MiB", &fuse.join("data"), true, Some(4096)),
     ] {
         for _ in 0..ROUNDS {
-            let options = ErofsOptions { device: Some(device.clone()), direct_io, read_ahead_kb: read_ahead };
+            let options = ErofsOptions {
+                device: Some(device.clone()),
+                direct_io,
+                read_ahead_kb: read_ahead,
+                ..ErofsOptions::default()
+            };
             mount_erofs(&image, &target, &options)?;
             report(name, &target, &source)?;
             unmount(&target, UnmountMode::Normal)?;

@@ -1,4 +1,4 @@
-//! EROFS mounts straight from files: no loop device, no helper program.
+//! EROFS mounts: straight from files, or through loop devices for kernels that cannot. No helper program.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 
 use crate::error::Error;
 use crate::fscontext::FsContext;
+use crate::loop_device::LoopDevice;
 
 /// How an image is mounted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct ErofsOptions {
     /// How far the kernel reads ahead in files of the mount, in KiB; its own default is 128. Also what one fault of a
     /// mapped file reads. Best effort: that it could not be set is logged and no error.
     pub read_ahead_kb: Option<u32>,
+    /// The SELinux label of all files. Without meaning where SELinux does not run.
+    pub selinux_context: Option<String>,
 }
 
 /// Mounts the image file `image` read-only at the directory `target` (no symlink).
@@ -48,11 +51,46 @@ pub fn mount_erofs(image: &Path, target: &Path, options: &ErofsOptions) -> Resul
             result => result?,
         }
     }
+    context.set_selinux_context(options.selinux_context.as_deref())?;
     context.flag("ro")?;
     match options.read_ahead_kb {
         None => context.create()?,
         Some(kib) => create_with_read_ahead(&context, kib)?,
     }
+    attach(context)
+}
+
+/// Mounts the image file `image` as [`mount_erofs`] does, with a loop device for it and one for the file behind its
+/// device table. For kernels that mount EROFS from block devices only.
+///
+/// The devices are read-only and go with the mount. [`ErofsOptions::direct_io`] has no meaning: a loop device reads past
+/// the page cache of its file wherever it can. Programs that look at new block devices (udev) read their first and
+/// last blocks, of a FUSE file too.
+///
+/// # Errors
+/// When there are no loop devices (`/dev/loop-control`), when the kernel has no EROFS, or when the image is not valid.
+pub fn mount_erofs_loop(image: &Path, target: &Path, options: &ErofsOptions) -> Result<(), Error> {
+    /// What the kernel has for new devices. Others keep what their last user left.
+    const READ_AHEAD_KB: u32 = 128;
+    // Ours until the mount holds them too.
+    let primary = LoopDevice::attach(image)?;
+    let device = options.device.as_deref().map(LoopDevice::attach).transpose()?;
+    let mut context = FsContext::open("erofs", target)?;
+    context.set_path("source", &primary.path())?;
+    if let Some(device) = &device {
+        context.set_path("device", &device.path())?;
+    }
+    context.set_selinux_context(options.selinux_context.as_deref())?;
+    context.flag("ro")?;
+    context.create()?;
+    let (path, kib) = (primary.read_ahead_file(), options.read_ahead_kb.unwrap_or(READ_AHEAD_KB));
+    if let Err(error) = fs::write(&path, kib.to_string()) {
+        debug!(path = %path.display(), kib, %error, "readahead of a loop device stays");
+    }
+    attach(context)
+}
+
+fn attach(context: FsContext) -> Result<(), Error> {
     context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOATIME)?.attach()
 }
 

@@ -18,6 +18,15 @@ pub enum Error {
         /// The answer of the kernel.
         source: io::Error,
     },
+    /// An image cannot be served.
+    #[error("cannot serve the image {}", path.display())]
+    Image {
+        /// The image file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        reason: erofs::reader::ReadError,
+    },
     /// A mount was refused.
     #[error("cannot mount {fs} on {}: {step} failed{kernel_log}", target.display())]
     Mount {
@@ -80,7 +89,9 @@ impl Error {
             | Self::Mount { source, .. }
             | Self::Start { source }
             | Self::Resend { source } => source.raw_os_error(),
-            Self::Handshake { .. } | Self::NotFuse { .. } | Self::Rejected { .. } => None,
+            Self::Image { .. } | Self::Handshake { .. } | Self::NotFuse { .. } | Self::Rejected { .. } => {
+                None
+            }
         }
     }
 

@@ -3,23 +3,22 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use zerocopy::IntoBytes;
-
+use crate::dirents::{Dirents, Form, Listed, kind};
 use crate::error::Error;
 use crate::source::Source;
-use crate::wire::{Attr, AttrOut, Dirent, EntryOut, ROOT_NODE};
+use crate::wire::{Attr, AttrOut, EntryOut, ROOT_NODE};
 
 /// A name may be this long, as everywhere in Linux.
-const NAME_MAX: usize = 255;
+pub(crate) const NAME_MAX: usize = 255;
 /// Names and attributes never change while a file is there, and we say so when it goes. In seconds, about 136 years:
 /// the kernel turns it into a point in time, so that the largest number there is would be asking for trouble.
-const FOREVER: u64 = u32::MAX as u64;
+pub(crate) const FOREVER: u64 = u32::MAX as u64;
 
 /// One file.
 #[derive(Debug)]
 pub(crate) struct File {
     pub(crate) node: u64,
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     /// In bytes, as the source gave it when the file was added.
     pub(crate) size: u64,
     pub(crate) source: Arc<dyn Source>,
@@ -29,16 +28,16 @@ pub(crate) struct File {
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     by_node: BTreeMap<u64, Arc<File>>,
-    nodes: HashMap<String, u64>,
+    nodes: HashMap<Arc<str>, u64>,
 }
 
 impl Files {
     /// Adds a file whose node and name are not in use.
     pub(crate) fn insert(&mut self, file: File) -> Result<(), Error> {
         if let Some(reason) = self.refusal(&file) {
-            return Err(Error::Rejected { node: file.node, name: file.name, reason });
+            return Err(Error::Rejected { node: file.node, name: file.name.to_string(), reason });
         }
-        self.nodes.insert(file.name.clone(), file.node);
+        self.nodes.insert(Arc::clone(&file.name), file.node);
         self.by_node.insert(file.node, Arc::new(file));
         Ok(())
     }
@@ -46,12 +45,7 @@ impl Files {
     fn refusal(&self, File { node, name, .. }: &File) -> Option<&'static str> {
         if *node <= ROOT_NODE {
             Some("nodes 0 and 1 are reserved")
-        } else if name.is_empty()
-            || name.len() > NAME_MAX
-            || name.contains(['/', '\0'])
-            || name == "."
-            || name == ".."
-        {
+        } else if !is_name(name) {
             Some("not a valid file name")
         } else if self.by_node.contains_key(node) {
             Some("the node is in use")
@@ -89,26 +83,22 @@ impl Files {
     /// Writes directory entries from position `offset` on into `buf`, as many as fit, and says how many bytes it used.
     /// Positions are counted, since nodes can be larger than the kernel's signed directory offsets.
     pub(crate) fn list(&self, offset: u64, buf: &mut [u8]) -> usize {
-        const DIRECTORY: u32 = 4;
-        const REGULAR: u32 = 8;
-        let dots = [(ROOT_NODE, ".", DIRECTORY), (ROOT_NODE, "..", DIRECTORY)];
-        let files = self.by_node.values().map(|file| (file.node, file.name.as_str(), REGULAR));
+        let dots = [(ROOT_NODE, ".", kind::DIRECTORY), (ROOT_NODE, "..", kind::DIRECTORY)];
+        let files = self.by_node.values().map(|file| (file.node, &*file.name, kind::REGULAR));
         let entries = (1_u64..).zip(dots.into_iter().chain(files));
-        let mut used = 0;
+        let mut out = Dirents::new(buf, Form::Plain);
         for (next, (ino, name, kind)) in entries.skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
-            let head = Dirent { ino, offset: next, namelen: name.len() as u32, kind };
-            let len = (size_of::<Dirent>() + name.len()).next_multiple_of(8);
-            let Some(slot) = buf.get_mut(used..).and_then(|rest| rest.get_mut(..len)) else { break };
-            slot.fill(0);
-            let (head_slot, name_slot) = slot.split_at_mut(size_of::<Dirent>());
-            head_slot.copy_from_slice(head.as_bytes());
-            if let Some(name_slot) = name_slot.get_mut(..name.len()) {
-                name_slot.copy_from_slice(name.as_bytes());
+            if !out.push(Listed { ino, next, kind, name: name.as_bytes() }, EntryOut::default) {
+                break;
             }
-            used += len;
         }
-        used
+        out.used()
     }
+}
+
+/// Whether a file can have this name.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= NAME_MAX && !name.contains(['/', '\0']) && name != "." && name != ".."
 }
 
 impl File {
@@ -147,6 +137,7 @@ mod tests {
 
     use super::*;
     use crate::source::{BoxFuture, Fetched};
+    use crate::wire::Dirent;
 
     #[derive(Debug)]
     struct Nothing;
@@ -164,7 +155,7 @@ mod tests {
     }
 
     fn file(node: u64, name: &str) -> File {
-        File { node, name: name.to_owned(), size: 0, source: Arc::new(Nothing) }
+        File { node, name: name.into(), size: 0, source: Arc::new(Nothing) }
     }
 
     #[test]

@@ -17,6 +17,11 @@ use crate::error::Error;
 /// `fsconfig(2)` copies at most this many bytes of a value, the terminating zero included.
 const VALUE_MAX: usize = 256;
 
+/// Whether SELinux runs: its filesystem is there then, and only then.
+pub(crate) fn selinux_is_enforced() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
 /// The context; named after the call that made it. Keeps the target for error texts.
 #[derive(Debug)]
 pub(crate) struct FsContext {
@@ -57,6 +62,14 @@ impl FsContext {
     /// Sets an option that has none.
     pub(crate) fn flag(&self, key: &str) -> Result<(), Error> {
         fsconfig_set_flag(self.fd.as_fd(), key).map_err(|errno| self.failed(format!("option {key}"), errno))
+    }
+
+    /// Sets the SELinux label of all files, where SELinux is there to be told; elsewhere the option does not exist.
+    pub(crate) fn set_selinux_context(&self, context: Option<&str>) -> Result<(), Error> {
+        match context {
+            Some(context) if selinux_is_enforced() => self.set("context", context),
+            _ => Ok(()),
+        }
     }
 
     /// Sets an option whose value is a path, of any length.

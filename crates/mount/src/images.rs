@@ -1,30 +1,21 @@
 //! Serves one session: a flat directory with one read-only file for each layer.
-//!
-//! The way of a read: a thread looks the file up and asks its source for the bytes; if they are present, the same
-//! thread answers and that is all. If not, the duty to answer moves into a task on the runtime, which waits for the
-//! fetch under a deadline, reads, and answers. No thread that reads requests ever waits for a fetch, so that a stalled
-//! layer does not hold up the others.
 
-use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::io::Errno;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 use zerocopy::IntoBytes;
 
 use crate::device::Device;
 use crate::error::Error;
 use crate::files::{File, Files};
-use crate::mounts::{UnmountMode, unmount};
+use crate::reads::{Piece, Reads};
 use crate::reply::Reply;
 use crate::request::{Malformed, Operation, Request, Span};
-use crate::session::Session;
-use crate::source::{Fetched, Source};
+use crate::session::{Session, unmount_session};
+use crate::source::Source;
 use crate::wire::{self, InvalEntryOut, InvalInodeOut, OpenOut, ROOT_NODE, StatfsOut};
 use crate::workers::{Answer, Workers};
 
@@ -70,11 +61,7 @@ impl ImageServer {
         let shared = Arc::new(Shared {
             device: Arc::clone(&session.device),
             files: RwLock::default(),
-            runtime,
-            waiting: Arc::new(Semaphore::new(usize::from(options.max_waiting.max(1)))),
-            buffers: Arc::new(Semaphore::new(options.max_buffers.max(1))),
-            deadline: options.read_deadline,
-            tasks: Mutex::default(),
+            reads: Reads::new(runtime, options),
         });
         for image in images {
             shared.insert(image)?;
@@ -119,7 +106,7 @@ impl ImageServer {
     pub fn shutdown(self, ending: Ending) -> Result<(), Error> {
         info!(target = %self.target.display(), ?ending, files = self.shared.files().len(), "stopping FUSE session");
         match ending {
-            Ending::Unmount => unmount(&self.target, UnmountMode::Lazy),
+            Ending::Unmount => unmount_session(&self.target),
             Ending::HandOver => {
                 self.shared.device.hand_over();
                 Ok(())
@@ -131,8 +118,7 @@ impl ImageServer {
 /// Ends the threads; the tasks end with the last reference to what they share, which is ours.
 impl Drop for ImageServer {
     fn drop(&mut self) {
-        // A thread may be waiting for a permit. It must not find a free one, so this comes before the join.
-        self.shared.waiting.close();
+        self.shared.reads.close();
         self.workers.stop();
     }
 }
@@ -143,14 +129,7 @@ struct Shared {
     device: Arc<Device>,
     /// Written when a layer comes or goes. Held for a lookup, never while a source is asked or the kernel is told.
     files: RwLock<Files>,
-    runtime: Handle,
-    /// One permit for each read that waits for a fetch; closed at shutdown.
-    waiting: Arc<Semaphore>,
-    /// One permit for each buffer of such a read.
-    buffers: Arc<Semaphore>,
-    deadline: Duration,
-    /// The reads that wait. At most `max_waiting` that run, and as many that ended since the last one was added.
-    tasks: Mutex<JoinSet<()>>,
+    reads: Reads,
 }
 
 impl Shared {
@@ -163,17 +142,13 @@ impl Shared {
         self.files.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tasks(&self) -> impl std::ops::DerefMut<Target = JoinSet<()>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn insert(&self, Image { node, name, source }: Image) -> Result<(), Error> {
-        let file = File { node, name, size: source.size(), source };
+        let file = File { node, name: name.into(), size: source.size(), source };
         self.files_mut().insert(file)
     }
 
     /// Answers one message of the kernel.
-    fn answer(self: &Arc<Self>, message: &[u8], scratch: &mut [u8]) {
+    fn answer(&self, message: &[u8], scratch: &mut [u8]) {
         let request = match Request::parse(message) {
             Ok(request) => request,
             Err(malformed @ Malformed::Header { .. }) => return warn!(%malformed, "ignored a FUSE message"),
@@ -228,42 +203,25 @@ impl Shared {
                 debug!(opcode, "answered an operation that is not offered");
                 reply.error(Errno::NOSYS);
             }
+            Operation::ReadLink
+            | Operation::ReadDirPlus(_)
+            | Operation::GetXattr { .. }
+            | Operation::ListXattr { .. } => reply.error(Errno::NOSYS),
             Operation::Init { .. } => reply.error(Errno::IO),
         }
     }
 
-    fn read(self: &Arc<Self>, node: u64, span: Span, scratch: &mut [u8], reply: Reply) {
+    fn read(&self, node: u64, span: Span, scratch: &mut [u8], reply: Reply) {
         let Some(file) = self.files().get(node).map(Arc::clone) else { return reply.error(Errno::STALE) };
         let wanted = u64::from(span.size).min(file.size.saturating_sub(span.offset));
-        let Some(buf) = usize::try_from(wanted).ok().and_then(|len| scratch.get_mut(..len)) else {
-            return reply.error(Errno::INVAL);
-        };
-        if buf.is_empty() {
-            return reply.done();
-        }
-        match file.source.read_local(span.offset, buf) {
-            Ok(true) => reply.data(buf),
-            Ok(false) => self.read_later(file, span.offset, buf.len(), reply),
-            Err(error) => {
-                warn!(file = file.name, offset = span.offset, len = buf.len(), %error, "cannot read local bytes");
-                reply.error(errno_of(&error));
+        match usize::try_from(wanted) {
+            Ok(0) => reply.done(),
+            Ok(len) => {
+                let (source, name) = (Arc::clone(&file.source), Arc::clone(&file.name));
+                self.reads.answer(Piece { source, offset: span.offset, len, name }, scratch, reply);
             }
+            Err(_) => reply.error(Errno::INVAL),
         }
-    }
-
-    /// Hands a read over to a task. Waits here only when as many reads wait as the kernel was told it may send.
-    fn read_later(self: &Arc<Self>, file: Arc<File>, offset: u64, len: usize, reply: Reply) {
-        let permit = match Arc::clone(&self.waiting).try_acquire_owned() {
-            Ok(permit) => Ok(permit),
-            Err(_) => self.runtime.block_on(Arc::clone(&self.waiting).acquire_owned()),
-        };
-        // Closed: we are shutting down, and the dropped reply does what the ending says.
-        let Ok(permit) = permit else { return };
-        let read = SlowRead { file, offset, len, buffers: Arc::clone(&self.buffers) };
-        let task = read.answer(reply, self.deadline, permit);
-        let mut tasks = self.tasks();
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn_on(task, &self.runtime);
     }
 
     /// Tells the kernel that a file is gone. It may not know the file, or be unmounted.
@@ -276,70 +234,7 @@ impl Shared {
             self.device.notify(wire::notify::INVAL_INODE, &[inode.as_bytes()]),
         ];
         for errno in told.into_iter().filter_map(Result::err) {
-            debug!(file = file.name, %errno, "kernel did not know the removed file");
+            debug!(file = &*file.name, %errno, "kernel did not know the removed file");
         }
     }
-}
-
-/// A read whose bytes were not present.
-struct SlowRead {
-    file: Arc<File>,
-    offset: u64,
-    len: usize,
-    buffers: Arc<Semaphore>,
-}
-
-/// Bytes to answer with; the permit counts the buffer until it is sent.
-enum Bytes {
-    Read(Vec<u8>, OwnedSemaphorePermit),
-    Given(bytes::Bytes),
-}
-
-impl SlowRead {
-    /// Answers, for better or worse, within the deadline.
-    async fn answer(self, reply: Reply, deadline: Duration, permit: OwnedSemaphorePermit) {
-        match tokio::time::timeout(deadline, self.bytes()).await {
-            Ok(Ok(Bytes::Read(bytes, _permit))) => reply.data(&bytes),
-            Ok(Ok(Bytes::Given(bytes))) => reply.data(&bytes),
-            Ok(Err(error)) => {
-                self.warn(&error);
-                reply.error(errno_of(&error));
-            }
-            Err(_elapsed) => {
-                self.warn(&format!("no answer within {deadline:?}"));
-                reply.error(Errno::IO);
-            }
-        }
-        drop(permit);
-    }
-
-    /// Fetches and reads. What was fetched can be evicted before it is read; that it happens twice in a row is not
-    /// bad luck any more.
-    async fn bytes(&self) -> io::Result<Bytes> {
-        for _ in 0..2 {
-            match self.file.source.fetch(self.offset, self.len).await? {
-                Fetched::Unkept(bytes) if bytes.len() == self.len => return Ok(Bytes::Given(bytes)),
-                Fetched::Unkept(_) => {
-                    return Err(io::Error::other("fetched bytes have another length than asked for"));
-                }
-                Fetched::Stored => {}
-            }
-            let permit = Arc::clone(&self.buffers).acquire_owned().await.map_err(io::Error::other)?;
-            let mut buf = vec![0; self.len];
-            // Reads what was just written, which is in the page cache: not worth a trip to a blocking thread.
-            if self.file.source.read_local(self.offset, &mut buf)? {
-                return Ok(Bytes::Read(buf, permit));
-            }
-        }
-        Err(io::Error::other("fetched bytes were gone before they could be read"))
-    }
-
-    fn warn(&self, error: &dyn std::fmt::Display) {
-        warn!(file = self.file.name, offset = self.offset, len = self.len, %error, "read failed");
-    }
-}
-
-/// The errno that a reader sees.
-fn errno_of(error: &io::Error) -> Errno {
-    error.raw_os_error().filter(|code| *code > 0).map_or(Errno::IO, Errno::from_raw_os_error)
 }

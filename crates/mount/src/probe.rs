@@ -1,18 +1,33 @@
-//! Finds out whether this machine can mount EROFS from files, by doing it.
+//! Finds out how this machine can show trees, by doing it.
 //!
 //! Version numbers say little: distributions leave drivers out, backport them, and containers take capabilities away.
 
+mod choice;
+mod scratch;
+
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
+use tokio::runtime::Handle;
 
-use crate::erofs::{ErofsOptions, mount_erofs};
+use crate::erofs::{ErofsOptions, mount_erofs, mount_erofs_loop};
 use crate::error::Error;
+use crate::images::Ending;
 use crate::mounts::{UnmountMode, unmount};
+use crate::overlay::{OverlayOptions, mount_overlay};
+use crate::session::Session;
+use crate::source::{BoxFuture, Fetched, Source};
+use crate::tree::{LayerTree, Root, Tree, TreeOptions, TreeServer};
+use scratch::{FILE, PATTERN, Scratch};
 
-/// Why layers cannot be mounted as EROFS here.
+pub use choice::{Backend, Choice, NoBackend, UnknownBackend, choose_backend};
+
+/// Why layers cannot be shown in some way here.
 #[derive(Debug, thiserror::Error)]
 pub enum Reason {
     /// There is no EROFS in this kernel.
@@ -33,6 +48,12 @@ pub enum Reason {
         /// What failed.
         source: Box<Error>,
     },
+    /// There are no loop devices, or none that we may use.
+    #[error("there is no loop device to be had")]
+    NoLoopDevice(#[source] Error),
+    /// There is no FUSE, or none that we may use.
+    #[error("there is no /dev/fuse to be had")]
+    NoFuse(#[source] Error),
     /// We may not mount.
     #[error("mounting is not permitted (it takes CAP_SYS_ADMIN in the initial user namespace)")]
     NotPermitted(#[source] Error),
@@ -42,35 +63,130 @@ pub enum Reason {
     /// The mount worked, but a file in it does not hold what it should.
     #[error("a file in a test mount does not hold what was written: data of an extra device is not shown")]
     WrongContent,
+    /// The mount worked, but no overlay goes on top of it, which is where containers want it.
+    #[error(
+        "no overlay can be mounted on a test mount (the kernel stacks at most two filesystems on each other)"
+    )]
+    NotStackable(#[source] Error),
     /// Something else.
     #[error("a test mount failed")]
     Other(#[from] Error),
 }
 
-/// Mounts a small EROFS image with an extra device, both files in the existing directory `dir`, and reads a file of it.
-/// `dir` should be where images will lie, as the filesystem below matters. Nothing stays behind.
+/// Mounts a small EROFS image with an extra device, both files in the existing directory `dir`, reads a file of it, and
+/// mounts an overlay on top. `dir` should be where images will lie, as the filesystem below matters. Nothing stays behind.
 ///
 /// # Errors
 /// The reason why it does not work.
 pub fn probe_erofs(dir: &Path) -> Result<(), Reason> {
     let scratch = Scratch::new(dir)?;
-    let (image, device, target) =
-        (scratch.path.join("image"), scratch.path.join("device"), scratch.path.join("mount"));
-    write(&image, &image_bytes())?;
-    write(&device, &[PATTERN; BLOCK])?;
-    fs::create_dir(&target).map_err(|source| Error::File {
-        action: "create",
-        path: target.clone(),
+    let device = Some(scratch.device());
+    let options = ErofsOptions { device, direct_io: true, ..ErofsOptions::default() };
+    mount_erofs(&scratch.image(), &scratch.mount(), &options).map_err(|error| reason(error, dir))?;
+    check(&scratch, &scratch.mount(), false)
+}
+
+/// The same through loop devices.
+///
+/// # Errors
+/// The reason why it does not work.
+pub fn probe_erofs_loop(dir: &Path) -> Result<(), Reason> {
+    let scratch = Scratch::new(dir)?;
+    let options = ErofsOptions { device: Some(scratch.device()), ..ErofsOptions::default() };
+    mount_erofs_loop(&scratch.image(), &scratch.mount(), &options).map_err(|error| match error {
+        Error::File { .. } => Reason::NoLoopDevice(error),
+        error => reason(error, dir),
+    })?;
+    check(&scratch, &scratch.mount(), false)
+}
+
+/// Serves the same small image as a tree of a FUSE session, reads a file of it, and mounts an overlay on top if overlays
+/// can be mounted at all: where they cannot, somebody else will do it. Blocks, so call it outside the threads of `runtime`.
+///
+/// # Errors
+/// The reason why it does not work.
+pub fn probe_fuse(dir: &Path, options: &TreeOptions, runtime: &Handle) -> Result<(), Reason> {
+    let scratch = Scratch::new(dir)?;
+    let session = Session::mount_trees(&scratch.mount(), options).map_err(|error| match error {
+        Error::File { .. } => Reason::NoFuse(error),
+        error => reason(error, dir),
+    })?;
+    // Whoever looks at the mount from here on waits for us, so the server starts before anything can fail.
+    let server = TreeServer::start(session, options, runtime.clone(), Vec::new())?;
+    let checked = serve(&scratch, &server).and_then(|at| check(&scratch, &at, options.user_xattrs));
+    server.shutdown(Ending::Unmount)?;
+    checked
+}
+
+/// Adds the tree of the scratch image to a session and says where it is.
+fn serve(scratch: &Scratch, server: &TreeServer) -> Result<PathBuf, Reason> {
+    const NAME: &str = "probe";
+    let device = fs::File::open(scratch.device()).map_err(|source| Error::File {
+        action: "open",
+        path: scratch.device(),
         source,
     })?;
-    let options = ErofsOptions { device: Some(device), direct_io: true, read_ahead_kb: None };
-    mount_erofs(&image, &target, &options).map_err(|error| reason(error, dir))?;
-    let content = fs::read(target.join("data"));
-    unmount(&target, UnmountMode::Lazy)?;
-    match content {
-        Ok(content) if content == [PATTERN; BLOCK] => Ok(()),
-        _ => Err(Reason::WrongContent),
+    let layer = LayerTree::open(&scratch.image(), Arc::new(Local(device)))?;
+    server.add(Root { number: 1, name: NAME.to_owned(), tree: Tree::Layer(layer) })?;
+    Ok(scratch.mount().join(NAME))
+}
+
+/// A file that is all there.
+#[derive(Debug)]
+struct Local(fs::File);
+
+impl Source for Local {
+    fn size(&self) -> u64 {
+        self.0.metadata().map_or(0, |metadata| metadata.len())
     }
+
+    fn read_local(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+        self.0.read_exact_at(buf, offset).map(|()| true)
+    }
+
+    fn fetch(&self, _: u64, _: usize) -> BoxFuture<'_, io::Result<Fetched>> {
+        Box::pin(async { Ok(Fetched::Stored) })
+    }
+}
+
+/// Whether the tree at `at` is that of the scratch image, and carries an overlay.
+fn check(scratch: &Scratch, at: &Path, user_xattrs: bool) -> Result<(), Reason> {
+    let sound = |dir: &Path| fs::read(dir.join(FILE)).is_ok_and(|content| content == PATTERN);
+    if !sound(at) {
+        return Err(Reason::WrongContent);
+    }
+    let lowers = [at.to_path_buf(), scratch.empty()];
+    match mount_overlay(&lowers, &scratch.merged(), &OverlayOptions { upper: None, user_xattrs }) {
+        Ok(()) => {}
+        Err(error) => {
+            return match error.raw_os_error().map(Errno::from_raw_os_error) {
+                // We may mount no overlays, or the kernel has none.
+                Some(Errno::PERM | Errno::ACCESS | Errno::NODEV | Errno::NOSYS) => Ok(()),
+                _ => Err(Reason::NotStackable(error)),
+            };
+        }
+    }
+    let stacked = sound(&scratch.merged());
+    unmount(&scratch.merged(), UnmountMode::Lazy)?;
+    if stacked { Ok(()) } else { Err(Reason::WrongContent) }
+}
+
+/// Whether directories of the filesystem that `dir` is on say what type of file an entry is. An overlay needs it of the
+/// filesystem of its upper directory; old XFS can be without.
+///
+/// # Errors
+/// When nothing can be made in `dir`.
+pub fn lists_file_types(dir: &Path) -> Result<bool, Error> {
+    let scratch = Scratch::new(dir)?;
+    let failed = |errno| Error::file("list", scratch.path(), errno);
+    let opened = rustix::fs::open(scratch.path(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let entries = rustix::fs::Dir::new(opened.map_err(failed)?).map_err(failed)?;
+    for entry in entries {
+        if entry.map_err(failed)?.file_type() == FileType::Unknown {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn reason(error: Error, dir: &Path) -> Reason {
@@ -97,116 +213,5 @@ fn unsuitable(dir: &Path) -> Option<&'static str> {
     }
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    fs::write(path, bytes).map_err(|source| Error::File { action: "write", path: path.to_path_buf(), source })
-}
-
-/// A directory that goes when the probe ends.
-struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    fn new(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join(format!(".erofs-probe-{}", std::process::id()));
-        let created = fs::create_dir(&path).or_else(|error| match error.kind() {
-            // From a process of the same number that was killed in the middle.
-            io::ErrorKind::AlreadyExists => {
-                remove(&path);
-                fs::create_dir(&path)
-            }
-            _ => Err(error),
-        });
-        created.map_err(|source| Error::File { action: "create", path: path.clone(), source })?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        remove(&self.path);
-    }
-}
-
-fn remove(path: &Path) {
-    let gone = unmount(&path.join("mount"), UnmountMode::Lazy).map_err(io::Error::other);
-    if let Err(error) = gone.and_then(|()| fs::remove_dir_all(path)) {
-        tracing::warn!(path = %path.display(), %error, "cannot remove the files of an EROFS probe");
-    }
-}
-
-const BLOCK: usize = 4096;
-const PATTERN: u8 = 0x5a;
-
-/// The smallest image that has what ours have: a superblock, a table of one extra device that covers block 1 of the
-/// address space, and a root directory with one file `data` in that block. Everything is in block 0.
-fn image_bytes() -> Vec<u8> {
-    const SUPERBLOCK: usize = 1024;
-    const DEVICE_SLOT: usize = SUPERBLOCK + 128;
-    const ROOT: usize = DEVICE_SLOT + 128;
-    const FILE: usize = ROOT + 128;
-    /// Inodes are numbered by their place, in units of 32 bytes.
-    const UNIT: usize = 32;
-    /// Inode format: compact, data right behind the inode.
-    const INLINE: u16 = 2 << 1;
-
-    let mut image = Bytes(vec![0; BLOCK]);
-    image.put(SUPERBLOCK, &0xE0F5_E1E2_u32.to_le_bytes());
-    image.put(SUPERBLOCK + 12, &[12]); // 4096-byte blocks, as a power of two
-    image.put(SUPERBLOCK + 14, &((ROOT / UNIT) as u16).to_le_bytes());
-    image.put(SUPERBLOCK + 16, &2_u64.to_le_bytes()); // inodes
-    image.put(SUPERBLOCK + 36, &1_u32.to_le_bytes()); // blocks of the image itself
-    image.put(SUPERBLOCK + 80, &0x8_u32.to_le_bytes()); // incompatible feature: device table
-    image.put(SUPERBLOCK + 86, &1_u16.to_le_bytes()); // extra devices
-    image.put(SUPERBLOCK + 88, &((DEVICE_SLOT / 128) as u16).to_le_bytes());
-
-    image.put(DEVICE_SLOT + 64, &1_u32.to_le_bytes()); // its blocks
-    image.put(DEVICE_SLOT + 68, &1_u32.to_le_bytes()); // the first of them in the address space
-
-    let entries: [(usize, &str, u8); 3] = [(ROOT, ".", 2), (ROOT, "..", 2), (FILE, "data", 1)];
-    let mut names = entries.len() * 12;
-    for (index, (inode, name, kind)) in entries.iter().enumerate() {
-        let entry = ROOT + UNIT + index * 12;
-        image.put(entry, &((inode / UNIT) as u64).to_le_bytes());
-        image.put(entry + 8, &(names as u16).to_le_bytes());
-        image.put(entry + 10, &[*kind]);
-        image.put(ROOT + UNIT + names, name.as_bytes());
-        names += name.len();
-    }
-    image.inode(
-        ROOT,
-        Inode { format: INLINE, mode: 0o040_755, links: 2, size: names as u32, block: 0, number: 1 },
-    );
-    image
-        .inode(FILE, Inode { format: 0, mode: 0o100_444, links: 1, size: BLOCK as u32, block: 1, number: 2 });
-    image.0
-}
-
-struct Bytes(Vec<u8>);
-
-struct Inode {
-    format: u16,
-    mode: u16,
-    links: u16,
-    size: u32,
-    block: u32,
-    number: u32,
-}
-
-impl Bytes {
-    fn put(&mut self, at: usize, bytes: &[u8]) {
-        if let Some(slot) = self.0.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len())) {
-            slot.copy_from_slice(bytes);
-        }
-    }
-
-    /// A compact inode: 32 bytes.
-    fn inode(&mut self, at: usize, inode: Inode) {
-        self.put(at, &inode.format.to_le_bytes());
-        self.put(at + 4, &inode.mode.to_le_bytes());
-        self.put(at + 6, &inode.links.to_le_bytes());
-        self.put(at + 8, &inode.size.to_le_bytes());
-        self.put(at + 16, &inode.block.to_le_bytes());
-        self.put(at + 20, &inode.number.to_le_bytes());
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 
 use zerocopy::FromBytes;
 
-use crate::wire::{InHeader, InitIn, ReadIn, opcode};
+use crate::wire::{GetXattrIn, InHeader, InitIn, ReadIn, opcode};
 
 /// One request of the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -30,17 +30,28 @@ pub(crate) enum Operation<'a> {
         name: &'a [u8],
     },
     GetAttr,
+    ReadLink,
     Open,
     Read(Span),
     Release,
     Flush,
     OpenDir,
     ReadDir(Span),
+    /// Entries with their attributes.
+    ReadDirPlus(Span),
     ReleaseDir,
+    /// `room` is what the answer may be long, in bytes; 0 asks for how long it would be.
+    GetXattr {
+        name: &'a [u8],
+        room: u32,
+    },
+    ListXattr {
+        room: u32,
+    },
     StatFs,
     Access,
     Interrupt,
-    /// An operation that a read-only server of plain files does not offer.
+    /// An operation that a read-only server does not offer.
     Other(u32),
 }
 
@@ -82,16 +93,21 @@ impl<'a> Operation<'a> {
             opcode::INIT => parse_init(body)?,
             opcode::DESTROY => Self::Destroy,
             opcode::FORGET | opcode::BATCH_FORGET => Self::Forget,
-            opcode::LOOKUP => {
-                Self::Lookup { name: body.split(|&byte| byte == 0).next().filter(|n| n.len() < body.len())? }
-            }
+            opcode::LOOKUP => Self::Lookup { name: parse_name(body)? },
             opcode::GETATTR => Self::GetAttr,
+            opcode::READLINK => Self::ReadLink,
             opcode::OPEN => Self::Open,
             opcode::READ => Self::Read(parse_span(body)?),
             opcode::RELEASE => Self::Release,
             opcode::FLUSH => Self::Flush,
             opcode::OPENDIR => Self::OpenDir,
             opcode::READDIR => Self::ReadDir(parse_span(body)?),
+            opcode::READDIRPLUS => Self::ReadDirPlus(parse_span(body)?),
+            opcode::GETXATTR => {
+                let (wanted, rest) = GetXattrIn::read_from_prefix(body).ok()?;
+                Self::GetXattr { name: parse_name(rest)?, room: wanted.size }
+            }
+            opcode::LISTXATTR => Self::ListXattr { room: GetXattrIn::read_from_prefix(body).ok()?.0.size },
             opcode::RELEASEDIR => Self::ReleaseDir,
             opcode::STATFS => Self::StatFs,
             opcode::ACCESS => Self::Access,
@@ -106,6 +122,11 @@ fn parse_init<'a>(body: &[u8]) -> Option<Operation<'a>> {
     // The second word is there since 7.36; the kernel sets INIT_EXT when it means it.
     let high = u32::read_from_prefix(rest).map_or(0, |(word, _)| word);
     Some(Operation::Init { hello, flags: u64::from(hello.flags) | u64::from(high) << 32 })
+}
+
+/// A name, without the zero that must end it.
+fn parse_name(body: &[u8]) -> Option<&[u8]> {
+    body.split(|&byte| byte == 0).next().filter(|name| name.len() < body.len())
 }
 
 fn parse_span(body: &[u8]) -> Option<Span> {

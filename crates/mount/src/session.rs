@@ -4,25 +4,24 @@
 //! descriptor, the process that serves it may die: requests wait. A successor needs the descriptor, what was
 //! negotiated ([`Negotiated`]; INIT happens once in the life of a session), and the same node numbers.
 
+mod fusermount;
+mod handshake;
+
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::mount::MountAttrFlags;
-use zerocopy::IntoBytes;
 
 use crate::device::Device;
 use crate::error::Error;
 use crate::fscontext::FsContext;
-use crate::request::{Operation, Request};
-use crate::wire::{self, InitOut, flag};
-
-/// The kernel sends INIT when the filesystem is created, before anything else. It has it ready at once.
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+use crate::mounts::{UnmountMode, unmount};
+use crate::wire::{self, flag};
+use handshake::shake_hands;
 
 /// How a session is served.
 #[derive(Clone, Debug)]
@@ -53,6 +52,41 @@ impl Default for SessionOptions {
     }
 }
 
+/// Who makes a FUSE mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Route {
+    /// This process if it may, else `fusermount3`.
+    #[default]
+    Auto,
+    /// This process. It takes `CAP_SYS_ADMIN` in the user namespace that owns the mount namespace, and a `/dev/fuse`
+    /// that this user may open.
+    Direct,
+    /// The set-user-ID program `fusermount3`, which mounts for every user on directories that belong to them. Such mounts
+    /// ignore set-user-ID bits and device nodes. Open to other users only where `/etc/fuse.conf` allows it.
+    Fusermount,
+}
+
+/// How a session of a server is mounted.
+#[derive(Debug)]
+pub(crate) struct Recipe<'a> {
+    pub(crate) route: Route,
+    /// Whether other users than the one that mounts may look.
+    pub(crate) allow_other: bool,
+    /// Whether set-user-ID bits, device nodes and programs in the mount mean nothing.
+    pub(crate) inert: bool,
+    pub(crate) selinux_context: Option<&'a str>,
+    /// Flags of INIT that the server wants.
+    pub(crate) wanted: u64,
+}
+
+/// Takes the mount of a session away, lazily: by ourselves if we may, else by the program that may.
+pub(crate) fn unmount_session(target: &Path) -> Result<(), Error> {
+    match unmount(target, UnmountMode::Lazy) {
+        Err(error) if may_not(&error) && fusermount::is_installed() => fusermount::unmount(target),
+        result => result,
+    }
+}
+
 /// What the kernel and we agreed on at the handshake. Plain numbers, to be stored beside the descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Negotiated {
@@ -72,6 +106,11 @@ impl Negotiated {
     /// The largest read, in bytes.
     pub(crate) fn max_read(&self) -> usize {
         usize::from(self.max_pages) * rustix::param::page_size()
+    }
+
+    /// Whether both sides know a flag.
+    pub(crate) fn has(&self, flag: u64) -> bool {
+        self.flags & flag != 0
     }
 }
 
@@ -94,34 +133,37 @@ impl Session {
     /// # Errors
     /// When there is no FUSE, when the mount is refused, or when the kernel speaks a protocol older than 7.31.
     pub fn mount(target: &Path, options: SessionOptions) -> Result<Self, Error> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = rustix::fs::open("/dev/fuse", flags, Mode::empty())
-            .map_err(|errno| Error::file("open", "/dev/fuse", errno))?;
-        let context = FsContext::open("fuse", target)?;
-        context.set("source", &options.fs_name)?;
-        context.set("fd", &fd.as_raw_fd().to_string())?;
-        context.set("rootmode", "40000")?;
-        context.set("user_id", &rustix::process::geteuid().as_raw().to_string())?;
-        context.set("group_id", &rustix::process::getegid().as_raw().to_string())?;
-        context.flag("default_permissions")?;
-        context.flag("ro")?;
-        context.create()?;
-        // Before the mount is attached, so that nobody finds a filesystem that does not answer yet.
-        let device = Device::new(fd);
-        let negotiated = shake_hands(&device, &options)
-            .map_err(|reason| Error::Handshake { target: target.to_path_buf(), reason })?;
-        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        context.mount(attributes)?.attach()?;
-        Ok(Self {
-            device: Arc::new(device),
-            target: target.to_path_buf(),
-            negotiated,
-            options,
-            taken_over: false,
-        })
+        let recipe = Recipe {
+            route: Route::Direct,
+            allow_other: false,
+            inert: true,
+            selinux_context: None,
+            wanted: flag::ASYNC_READ | flag::ASYNC_DIO | flag::PARALLEL_DIROPS,
+        };
+        Self::mount_by(&recipe, target, options)
+    }
+
+    /// Mounts a new session as a server wants it.
+    pub(crate) fn mount_by(
+        recipe: &Recipe<'_>,
+        target: &Path,
+        options: SessionOptions,
+    ) -> Result<Self, Error> {
+        let direct = match recipe.route {
+            Route::Fusermount => None,
+            Route::Direct => Some(mount_directly(recipe, target, &options)?),
+            Route::Auto => match mount_directly(recipe, target, &options) {
+                Ok(mounted) => Some(mounted),
+                Err(error) if may_not(&error) && fusermount::is_installed() => None,
+                Err(error) => return Err(error),
+            },
+        };
+        let (device, negotiated) = match direct {
+            Some(mounted) => mounted,
+            None => mount_by_fusermount(recipe, target, &options)?,
+        };
+        let target = target.to_path_buf();
+        Ok(Self { device: Arc::new(device), target, negotiated, options, taken_over: false })
     }
 
     /// Goes on with a session that another process mounted at `target`. Serving it resends what is in flight.
@@ -148,8 +190,8 @@ impl Session {
         let flags = rustix::fs::fcntl_getfl(&fd).map_err(cannot)?;
         rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(cannot)?;
         rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(cannot)?;
-        let device = Arc::new(Device::new(fd));
-        Ok(Self { device, target: target.to_path_buf(), negotiated, options, taken_over: true })
+        let target = target.to_path_buf();
+        Ok(Self { device: Arc::new(Device::new(fd)), target, negotiated, options, taken_over: true })
     }
 
     /// The descriptor, for a copy to be kept where it survives this process.
@@ -168,88 +210,71 @@ impl Session {
     }
 }
 
-/// Answers INIT, which must be the first request.
-fn shake_hands(device: &Device, options: &SessionOptions) -> Result<Negotiated, String> {
-    let mut buf = [0; wire::REQUEST_BUFFER];
-    let message = first_message(device, &mut buf)?;
-    let request = Request::parse(message).map_err(|malformed| malformed.to_string())?;
-    let Operation::Init { hello, flags } = request.operation else {
-        return Err("the first request is not INIT, the session was in use already".to_owned());
-    };
-    if hello.major != wire::MAJOR || hello.minor < wire::MINOR_OLDEST {
-        return Err(format!(
-            "the kernel speaks FUSE {}.{}, at least {}.{} (Linux 5.4) is needed",
-            hello.major,
-            hello.minor,
-            wire::MAJOR,
-            wire::MINOR_OLDEST
-        ));
+fn mount_directly(
+    recipe: &Recipe<'_>,
+    target: &Path,
+    options: &SessionOptions,
+) -> Result<(Device, Negotiated), Error> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let fd = rustix::fs::open("/dev/fuse", flags, Mode::empty())
+        .map_err(|errno| Error::file("open", "/dev/fuse", errno))?;
+    let context = FsContext::open("fuse", target)?;
+    context.set("source", &options.fs_name)?;
+    context.set("fd", &fd.as_raw_fd().to_string())?;
+    context.set("rootmode", "40000")?;
+    context.set("user_id", &rustix::process::geteuid().as_raw().to_string())?;
+    context.set("group_id", &rustix::process::getegid().as_raw().to_string())?;
+    context.flag("default_permissions")?;
+    if recipe.allow_other {
+        context.flag("allow_other")?;
     }
-    let (answer, negotiated) = agree(hello, flags, options);
-    device
-        .answer(request.unique, 0, answer.as_bytes())
-        .map_err(|errno| format!("the kernel refused our answer to INIT: {errno}"))?;
-    Ok(negotiated)
+    context.set_selinux_context(recipe.selinux_context)?;
+    context.flag("ro")?;
+    context.create()?;
+    // Before the mount is attached, so that nobody finds a filesystem that does not answer yet.
+    let device = Device::new(fd);
+    let negotiated = agree(&device, recipe, target, options)?;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    if recipe.inert {
+        attributes |= MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    }
+    context.mount(attributes)?.attach()?;
+    Ok((device, negotiated))
 }
 
-/// Our half of the handshake.
-fn agree(hello: wire::InitIn, offered: u64, options: &SessionOptions) -> (InitOut, Negotiated) {
-    // With pages of 4 KiB that is the limit that `fs.fuse.max_pages_limit` has out of the box.
-    const MAX_READ: usize = 1 << 20;
-    let wanted = flag::ASYNC_READ
-        | flag::ASYNC_DIO
-        | flag::PARALLEL_DIROPS
-        | flag::MAX_PAGES
-        | flag::INIT_EXT
-        | flag::HAS_RESEND;
-    let flags = offered & wanted;
-    // Without the flag the kernel ignores our number and stays at 32.
-    let max_pages = match flags & flag::MAX_PAGES {
-        0 => 32,
-        _ => u16::try_from(MAX_READ / rustix::param::page_size()).unwrap_or(u16::MAX).max(1),
-    };
-    let max_background = options.max_waiting.max(1);
-    let answer = InitOut {
-        major: wire::MAJOR,
-        minor: wire::MINOR,
-        max_readahead: hello.max_readahead,
-        flags: flags as u32,
-        max_background,
-        congestion_threshold: max_background - max_background / 4,
-        max_write: 4096,
-        time_gran: 1,
-        max_pages,
-        flags2: (flags >> 32) as u32,
-        ..InitOut::default()
-    };
-    let negotiated = Negotiated {
-        major: wire::MAJOR,
-        minor: hello.minor,
-        flags,
-        max_pages,
-        max_readahead: hello.max_readahead,
-    };
-    (answer, negotiated)
+/// Whoever looks at the mount before we shook hands waits until we did.
+fn mount_by_fusermount(
+    recipe: &Recipe<'_>,
+    target: &Path,
+    options: &SessionOptions,
+) -> Result<(Device, Negotiated), Error> {
+    let fd = fusermount::mount(target, &options.fs_name, recipe)?;
+    let flags = rustix::fs::fcntl_getfl(&fd).map_err(|errno| Error::file("use", "/dev/fuse", errno))?;
+    rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)
+        .map_err(|errno| Error::file("use", "/dev/fuse", errno))?;
+    let device = Device::new(fd);
+    let negotiated = agree(&device, recipe, target, options).inspect_err(|_| {
+        if let Err(error) = fusermount::unmount(target) {
+            tracing::warn!(%error, "a FUSE mount that nobody serves stays");
+        }
+    })?;
+    Ok((device, negotiated))
 }
 
-fn first_message<'b>(device: &Device, buf: &'b mut [u8]) -> Result<&'b [u8], String> {
-    let give_up = Instant::now() + HANDSHAKE_DEADLINE;
-    let len = loop {
-        match device.read(buf).map(<[u8]>::len) {
-            Ok(len) => break len,
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(errno) => return Err(format!("cannot read INIT: {errno}")),
-        }
-        let left = give_up.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(format!("the kernel sent no INIT within {} s", HANDSHAKE_DEADLINE.as_secs()));
-        }
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let fd = device.fd();
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(format!("cannot wait for INIT: {errno}")),
-        }
-    };
-    Ok(buf.get(..len).unwrap_or_default())
+fn agree(
+    device: &Device,
+    recipe: &Recipe<'_>,
+    target: &Path,
+    options: &SessionOptions,
+) -> Result<Negotiated, Error> {
+    shake_hands(device, recipe.wanted, options)
+        .map_err(|reason| Error::Handshake { target: target.to_path_buf(), reason })
+}
+
+/// Whether the reason is a lack of rights, which another program may have.
+fn may_not(error: &Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS))
 }

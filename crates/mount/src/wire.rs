@@ -1,6 +1,6 @@
 //! The structures of the FUSE protocol, as the kernel's `include/uapi/linux/fuse.h` lays them out.
 //!
-//! Only what a read-only server of plain files needs. All integers are in host byte order. The size assertions
+//! Only what read-only servers need. All integers are in host byte order. The size assertions
 //! below pin the layouts to protocol 7.31 and later, older protocols use shorter forms and are refused.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -21,20 +21,42 @@ pub(crate) const REQUEST_BUFFER: usize = 8192;
 pub(crate) mod flag {
     /// Several reads of one file at a time.
     pub(crate) const ASYNC_READ: u64 = 1 << 0;
+    /// LOOKUP of `.` and `..` works on any node, so that file handles outlive the kernel's memory of their inodes.
+    pub(crate) const EXPORT_SUPPORT: u64 = 1 << 4;
+    /// Pages of a file are dropped when its size or time changed since they were read.
+    pub(crate) const AUTO_INVAL_DATA: u64 = 1 << 12;
+    /// READDIRPLUS is offered.
+    pub(crate) const DO_READDIRPLUS: u64 = 1 << 13;
+    /// The kernel may choose between READDIR and READDIRPLUS by what the reader does with the entries.
+    pub(crate) const READDIRPLUS_AUTO: u64 = 1 << 14;
     /// Direct reads may complete later, which makes those of an EROFS mount with `directio` parallel.
     pub(crate) const ASYNC_DIO: u64 = 1 << 15;
+    /// ENOSYS to OPEN means: files need no opening, and their pages may be kept.
+    pub(crate) const NO_OPEN_SUPPORT: u64 = 1 << 17;
     /// Lookups in one directory may run in parallel.
     pub(crate) const PARALLEL_DIROPS: u64 = 1 << 18;
+    /// The kernel obeys POSIX ACLs, which it reads as xattrs.
+    pub(crate) const POSIX_ACL: u64 = 1 << 20;
     /// `max_pages` of the answer is valid: requests larger than 128 KiB.
     pub(crate) const MAX_PAGES: u64 = 1 << 22;
+    /// Targets of symlinks may be kept.
+    pub(crate) const CACHE_SYMLINKS: u64 = 1 << 23;
+    /// ENOSYS to OPENDIR means: directories need no opening, and their entries may be kept.
+    pub(crate) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
     /// The second word of flags is valid, in both directions.
     pub(crate) const INIT_EXT: u64 = 1 << 30;
     /// The server knows the resend mark (`RESEND` bit of `unique`), which it echoes.
     pub(crate) const HAS_RESEND: u64 = 1 << 39;
+    /// The mount may be shown with other owners.
+    pub(crate) const ALLOW_IDMAP: u64 = 1 << 40;
 }
 
 /// OPEN answer: reads go past the page cache of the FUSE file.
 pub(crate) const FOPEN_DIRECT_IO: u32 = 1 << 0;
+/// OPEN answer: what the page cache holds of the file stays.
+pub(crate) const FOPEN_KEEP_CACHE: u32 = 1 << 1;
+/// OPENDIR answer: entries go to the page cache.
+pub(crate) const FOPEN_CACHE_DIR: u32 = 1 << 3;
 /// OPEN answer: nothing is sent when a handle is closed. Closing must never wait for a server: a process that copies
 /// itself while the server is gone (say, to start the next one) closes handles on the way and would wait for ever.
 pub(crate) const FOPEN_NOFLUSH: u32 = 1 << 5;
@@ -44,10 +66,13 @@ pub(crate) mod opcode {
     pub(crate) const LOOKUP: u32 = 1;
     pub(crate) const FORGET: u32 = 2;
     pub(crate) const GETATTR: u32 = 3;
+    pub(crate) const READLINK: u32 = 5;
     pub(crate) const OPEN: u32 = 14;
     pub(crate) const READ: u32 = 15;
     pub(crate) const STATFS: u32 = 17;
     pub(crate) const RELEASE: u32 = 18;
+    pub(crate) const GETXATTR: u32 = 22;
+    pub(crate) const LISTXATTR: u32 = 23;
     pub(crate) const FLUSH: u32 = 25;
     pub(crate) const INIT: u32 = 26;
     pub(crate) const OPENDIR: u32 = 27;
@@ -57,6 +82,7 @@ pub(crate) mod opcode {
     pub(crate) const INTERRUPT: u32 = 36;
     pub(crate) const DESTROY: u32 = 38;
     pub(crate) const BATCH_FORGET: u32 = 42;
+    pub(crate) const READDIRPLUS: u32 = 44;
 }
 
 /// Notifications: messages that we start. They carry `unique` 0 and the code in place of the error.
@@ -132,7 +158,7 @@ pub(crate) struct Attr {
     pub(crate) flags: u32,
 }
 
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct EntryOut {
     pub(crate) node: u64,
@@ -170,6 +196,23 @@ pub(crate) struct ReadIn {
     pub(crate) read_flags: u32,
     pub(crate) lock_owner: u64,
     pub(crate) flags: u32,
+    pub(crate) padding: u32,
+}
+
+/// For GETXATTR, the name follows with a terminating zero.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct GetXattrIn {
+    /// Room for the answer in bytes; 0 asks for how much is needed.
+    pub(crate) size: u32,
+    pub(crate) padding: u32,
+}
+
+/// Answers GETXATTR and LISTXATTR when they ask for a size.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct GetXattrOut {
+    pub(crate) size: u32,
     pub(crate) padding: u32,
 }
 
@@ -225,6 +268,8 @@ const _: () = {
     assert!(size_of::<AttrOut>() == 104);
     assert!(size_of::<OpenOut>() == 16);
     assert!(size_of::<ReadIn>() == 40);
+    assert!(size_of::<GetXattrIn>() == 8);
+    assert!(size_of::<GetXattrOut>() == 8);
     assert!(size_of::<StatfsOut>() == 80);
     assert!(size_of::<Dirent>() == 24);
     assert!(size_of::<InvalInodeOut>() == 24);

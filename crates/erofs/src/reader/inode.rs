@@ -32,7 +32,22 @@ pub struct Inode {
     pub(super) xattr_len: u32,
 }
 
+/// Where the content of a regular file lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Its first byte, in bytes from the start of the data area; 0 if there is none.
+    pub offset: u64,
+    /// Its length in bytes. The extent ends within the data area.
+    pub len: u64,
+}
+
 impl Inode {
+    /// Major and minor number of a device; `None` for all other kinds of nodes.
+    pub fn device(&self) -> Option<(u32, u32)> {
+        let is_device = matches!(self.mode & mode::TYPE_MASK, mode::CHAR_DEVICE | mode::BLOCK_DEVICE);
+        is_device.then(|| layout::device::decode(self.target))
+    }
+
     /// Position of the xattr body in the image.
     pub(super) fn xattr_start(&self) -> u64 {
         self.offset + size_of::<layout::Inode>() as u64
@@ -86,8 +101,8 @@ impl<'a> Image<'a> {
     pub fn content(&self, inode: &Inode) -> Result<Content, ReadError> {
         Ok(match inode.mode & mode::TYPE_MASK {
             mode::DIRECTORY => Content::Directory,
-            mode::FILE => Content::File { size: inode.size, data_offset: self.data_offset(inode)? },
-            mode::SYMLINK => Content::Symlink(self.read_link(inode)?),
+            mode::FILE => Content::File { size: inode.size, data_offset: self.extent(inode)?.offset },
+            mode::SYMLINK => Content::Symlink(self.read_link(inode)?.to_vec()),
             mode::FIFO => Content::Fifo,
             mode::SOCKET => Content::Socket,
             kind => {
@@ -104,15 +119,16 @@ impl<'a> Image<'a> {
     ///
     /// # Errors
     /// Not a symlink, or one without a sound target.
-    pub fn read_link(&self, inode: &Inode) -> Result<Vec<u8>, ReadError> {
+    pub fn read_link(&self, inode: &Inode) -> Result<&'a [u8], ReadError> {
         if inode.mode & mode::TYPE_MASK != mode::SYMLINK {
             return Err(ReadError::NotASymlink);
         }
         if inode.size == 0 || inode.size > MAX_SYMLINK_LEN as u64 {
             return Err(ReadError::Damaged("a symlink target of impossible length"));
         }
+        // Shorter than a block, so it is all in one of the two.
         let (blocks, tail) = self.local_content(inode)?;
-        let target = [blocks, tail].concat();
+        let target = if blocks.is_empty() { tail } else { blocks };
         if target.contains(&0) {
             return Err(ReadError::Damaged("a symlink target with a NUL byte"));
         }
@@ -132,10 +148,16 @@ impl<'a> Image<'a> {
         Ok((blocks, tail))
     }
 
-    /// Where the content of a regular file starts in the data area; 0 for an empty file.
-    fn data_offset(&self, inode: &Inode) -> Result<u64, ReadError> {
+    /// Where the content of a regular file lies.
+    ///
+    /// # Errors
+    /// Not a regular file, or one whose content lies where none can.
+    pub fn extent(&self, inode: &Inode) -> Result<Extent, ReadError> {
+        if inode.mode & mode::TYPE_MASK != mode::FILE {
+            return Err(ReadError::NotAFile);
+        }
         if inode.size == 0 {
-            return Ok(0);
+            return Ok(Extent { offset: 0, len: 0 });
         }
         if inode.inline {
             return Err(ReadError::Unsupported("a file content outside of the data area"));
@@ -144,7 +166,7 @@ impl<'a> Image<'a> {
         let offset = start.checked_sub(self.data_start());
         let end = offset.and_then(|offset| offset.checked_add(inode.size));
         match (offset, end) {
-            (Some(offset), Some(end)) if end <= self.data_len => Ok(offset),
+            (Some(offset), Some(end)) if end <= self.data_len() => Ok(Extent { offset, len: inode.size }),
             _ => Err(ReadError::Damaged("a file content outside of the data area")),
         }
     }

@@ -74,6 +74,15 @@ fn a_short_image_is_refused_and_a_long_one_is_cut() {
 }
 
 #[test]
+fn an_image_is_opened_again_by_its_facts() {
+    let bytes = sample();
+    let facts = Image::open(&bytes).unwrap().facts();
+    let again = facts.image(&bytes).unwrap();
+    assert_eq!((again.facts(), again.data_start(), again.data_len()), (facts, 8192, 4096));
+    assert_eq!(facts.image(&bytes[..8191]).map(drop), Err(ReadError::OutOfBounds("metadata area")));
+}
+
+#[test]
 fn an_inode_that_points_elsewhere_is_refused() {
     let content = |name: &[u8], offset: usize, bytes: &[u8]| {
         let patched = patched(position(name) + offset, bytes);
@@ -101,6 +110,9 @@ fn each_call_wants_its_own_kind_of_node() {
     assert_eq!(image.read_link(&inode(b"f")), Err(ReadError::NotASymlink));
     assert_eq!(image.read_dir(&inode(b"f"), 0).map(drop), Err(ReadError::NotADirectory));
     assert_eq!(image.lookup(&inode(b"s"), b"x"), Err(ReadError::NotADirectory));
+    assert_eq!(image.extent(&inode(b"d")), Err(ReadError::NotAFile));
+    assert_eq!(image.extent(&inode(b"f")), Ok(Extent { offset: 0, len: 10 }));
+    assert_eq!(inode(b"f").device(), None);
 }
 
 #[test]
@@ -110,7 +122,7 @@ fn damaged_xattrs_end_the_listing() {
         let patched = patched(at + offset, bytes);
         let image = Image::open(&patched).unwrap();
         let inode = image.inode(at as u64 / 32).unwrap();
-        image.xattrs(&inode)?.map(|xattr| xattr.map(|(name, value)| (name, value.to_vec()))).collect()
+        image.xattrs(&inode)?.map(|xattr| xattr.map(|xattr| (xattr.name(), xattr.value.to_vec()))).collect()
     };
     let sound: Result<Vec<_>, _> = Ok(vec![(b"user.k".to_vec(), b"v".to_vec())]);
     assert_eq!(xattrs(76, &[1]), sound);

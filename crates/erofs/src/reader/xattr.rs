@@ -5,7 +5,7 @@ use crate::layout::{XATTR_ALIGN, XattrBodyHeader, XattrEntry};
 use crate::xattr::{prefix, split_name};
 
 impl<'a> Image<'a> {
-    /// The xattrs of an inode: full names and values, in the order of the names if the image is sound. Behind the
+    /// The xattrs of an inode, in the order of the names if the image is sound. Behind the
     /// first error there is nothing.
     ///
     /// # Errors
@@ -45,6 +45,24 @@ pub struct Xattrs<'a> {
     rest: &'a [u8],
 }
 
+/// One xattr. Its full name is `prefix` and `suffix`, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Xattr<'a> {
+    /// The namespace with its dot, or all of a name that is its own namespace (`system.posix_acl_access`).
+    pub prefix: &'static [u8],
+    /// What follows it.
+    pub suffix: &'a [u8],
+    /// The value.
+    pub value: &'a [u8],
+}
+
+impl Xattr<'_> {
+    /// The full name.
+    pub fn name(&self) -> Vec<u8> {
+        [self.prefix, self.suffix].concat()
+    }
+}
+
 /// One xattr in the form in which it is stored.
 struct Stored<'a> {
     namespace: u8,
@@ -70,15 +88,14 @@ impl<'a> Xattrs<'a> {
 }
 
 impl<'a> Iterator for Xattrs<'a> {
-    type Item = Result<(Vec<u8>, &'a [u8]), ReadError>;
+    type Item = Result<Xattr<'a>, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let result = self.advance().and_then(|xattr| match xattr {
             None => Ok(None),
             Some(Stored { namespace, name, value }) => {
-                let full =
-                    [prefix(namespace).ok_or(ReadError::Unsupported("an unknown xattr namespace"))?, name];
-                Ok(Some((full.concat(), value)))
+                let prefix = prefix(namespace).ok_or(ReadError::Unsupported("an unknown xattr namespace"))?;
+                Ok(Some(Xattr { prefix, suffix: name, value }))
             }
         });
         if result.is_err() {

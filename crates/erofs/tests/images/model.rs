@@ -279,7 +279,7 @@ fn read_node(image: &Image, inode: &Inode) -> Seen {
     let xattrs: BTreeMap<_, _> = image
         .xattrs(inode)
         .unwrap()
-        .map(|xattr| xattr.map(|(name, value)| (name, value.to_vec())).unwrap())
+        .map(|xattr| xattr.map(|xattr| (xattr.name(), xattr.value.to_vec())).unwrap())
         .collect();
     for (name, value) in &xattrs {
         assert_eq!(image.xattr(inode, name), Ok(Some(value.as_slice())));

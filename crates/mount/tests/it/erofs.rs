@@ -186,7 +186,12 @@ fn readahead_decides_the_size_of_requests() {
     let (server, fuse) = serve(&place, &runtime, std::slice::from_ref(&source));
     let target = place.dir("a");
     for (read_ahead_kb, largest) in [(None, 128 << 10), (Some(32), 32 << 10), (Some(1024), 1 << 20)] {
-        let options = ErofsOptions { device: Some(fuse.join("layer-2")), direct_io: true, read_ahead_kb };
+        let options = ErofsOptions {
+            device: Some(fuse.join("layer-2")),
+            direct_io: true,
+            read_ahead_kb,
+            ..ErofsOptions::default()
+        };
         mount_erofs(&layer.image, &target, &options).unwrap();
         source.largest.store(0, Ordering::SeqCst);
         // In small steps, so that the kernel's guess and not our buffer decides.

@@ -1,6 +1,8 @@
 //! A directory to mount on, a session on it, and a source that does what a test tells it.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod shown;
+
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};

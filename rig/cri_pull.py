@@ -1,12 +1,15 @@
 #!/usr/bin/python3
 """Pulls an image as the kubelet does: PullImage of Kubernetes' container runtime interface, version 1.
 
-    cri_pull.py SOCKET IMAGE
+    cri_pull.py SOCKET IMAGE [USER]
 
-The two messages are small enough to be written by hand: PullImageRequest { 1: ImageSpec { 1: string image } } and
-PullImageResponse { 1: string image_ref }.
+The password of USER is taken from the environment, CRI_PASSWORD.
+
+The messages are small enough to be written by hand: PullImageRequest { 1: ImageSpec { 1: string image },
+2: AuthConfig { 1: string username, 2: string password } } and PullImageResponse { 1: string image_ref }.
 """
 
+import os
 import sys
 
 import grpc
@@ -25,10 +28,14 @@ def field(number, value):
 
 
 def main():
-    socket, image = sys.argv[1:]
+    socket, image, *user = sys.argv[1:]
+    request = field(1, field(1, image.encode()))
+    if user:
+        password = os.environ["CRI_PASSWORD"]
+        request += field(2, field(1, user[0].encode()) + field(2, password.encode()))
     with grpc.insecure_channel(f"unix://{socket}") as channel:
         pull = channel.unary_unary("/runtime.v1.ImageService/PullImage")
-        answer = pull(field(1, field(1, image.encode())), timeout=TIMEOUT_SECONDS)
+        answer = pull(request, timeout=TIMEOUT_SECONDS)
     print("pulled", answer[2:].decode())
 
 

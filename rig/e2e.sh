@@ -289,21 +289,119 @@ no_snapshots() { [[ -z $(ls "$RIG_SCRATCH/stargz/snapshotter/snapshots")$(mounte
 # ---------------------------------------------------------------------------------------------------------
 # Cases: the registry
 
+# htpasswd_of FILE USER PASSWORD: a file of passwords with one in it.
+htpasswd_of() {
+  # shellcheck disable=SC2016 # Perl's variables
+  printf '%s:%s\n' "$2" "$(perl -e 'print crypt($ARGV[0], q($2y$05$abcdefghijklmnopqrstuu))' "$3")" >"$1"
+}
+
+# docker_config DIR USER PASSWORD: docker's configuration file with one credential for the registry.
+docker_config() {
+  local auth
+  auth=$(printf '%s:%s' "$2" "$3" | base64 -w 0)
+  printf '{"auths": {"%s": {"auth": "%s"}}}\n' "$RIG_REGISTRY" "$auth" >"$1/config.json.new"
+  mv "$1/config.json.new" "$1/config.json"
+}
+
+# never_logged SECRET...: our log has none of them, as they are or in base64.
+never_logged() {
+  local secret
+  for secret; do
+    if grep -qF -e "$secret" -e "$(printf 'user:%s' "$secret" | base64 -w 0)" "$RIG_LOG/stargz.log"; then
+      fail "a secret is in the log"
+    fi
+  done
+}
+
+# read_with_kubernetes DIR: reads all regular files below DIR in a container of the image that Kubernetes has pulled,
+# and checks that the registry was needed for that.
+read_with_kubernetes() {
+  local mark bytes
+  mark=$(rig_mark)
+  RIG_NS=k8s.io run python:esgz find "$1" -xdev -type f -exec cat {} + >/dev/null
+  read -r bytes _ < <(rig_served "$mark")
+  at_least "bytes fetched for $1" "$bytes" 1000
+}
+
 case_private_registry() {
   local docker=$RIG_SCRATCH/docker
   mkdir -p "$docker"
-  # shellcheck disable=SC2016 # Perl's variables
-  printf 'user:%s\n' "$(perl -e 'print crypt("secret", q($2y$05$abcdefghijklmnopqrstuu))')" >"$docker/htpasswd"
+  htpasswd_of "$docker/htpasswd" user secret
   rig_stop registry
   rig_registry_start "$RIG_SCRATCH/storage" "$docker/htpasswd"
   if pull python:esgz 2>/dev/null; then fail "the registry asked for no password"; fi
 
   echo '{"auths": {}}' >"$docker/config.json"
   DOCKER_CONFIG=$docker restart_snapshotter
-  printf '{"auths": {"%s": {"auth": "%s"}}}\n' "$RIG_REGISTRY" "$(printf user:secret | base64)" >"$docker/config.json"
+  docker_config "$docker" user secret
   pull python:esgz --user user:secret
   equal "layers mounted lazily" "$(layers_prepared true)" 3
   contains "output" "$(run python:esgz python3 --version)" Python
+}
+
+case_kubernetes_credentials_are_kept_and_renewed() {
+  local docker=$RIG_SCRATCH/docker first=first-hunter2 second=second-hunter2 store=$RIG_SCRATCH/stargz/credentials
+  mkdir -p "$docker"
+  htpasswd_of "$docker/htpasswd" user "$first"
+  rig_stop registry
+  rig_registry_start "$RIG_SCRATCH/storage" "$docker/htpasswd"
+  echo '{"auths": {}}' >"$docker/config.json"
+  export DOCKER_CONFIG=$docker
+  rig_stop stargz
+  rig_snapshotter_start "$BIN" "$ON_DEMAND
+	[cri_keychain]
+	enable_keychain = true
+	image_service_path = \"$RIG_CONTAINERD\"
+	persist = true"
+  rig_stop containerd
+  rig_containerd_start cri
+  # The kubelet talks to our socket.
+  if /usr/bin/python3 "$RIG_REPO/rig/cri_pull.py" "$RIG_STARGZ" "$(image python:esgz)" 2>/dev/null; then
+    fail "the registry asked for no password"
+  fi
+  CRI_PASSWORD=$first /usr/bin/python3 "$RIG_REPO/rig/cri_pull.py" "$RIG_STARGZ" "$(image python:esgz)" user
+  equal "layers mounted lazily" "$(layers_prepared true)" 3
+  read_with_kubernetes /usr/bin
+  never_logged "$first"
+
+  # Nobody tells the new process a credential.
+  equal "mode of the key" "$(stat -c %a "$store/key")" 600
+  if grep -rqF "$first" "$store"; then fail "the store is not sealed"; fi
+  restart_snapshotter
+  read_with_kubernetes /usr/share
+  RIG_NS=k8s.io start python:esgz keeps-running sleep 1000
+  # The password is another one, and the one that was learned is of no use any more.
+  htpasswd_of "$docker/htpasswd" user "$second"
+  rig_stop registry
+  rig_registry_start "$RIG_SCRATCH/storage" "$docker/htpasswd"
+  docker_config "$docker" user "$second"
+  read_with_kubernetes /usr/lib
+  # shellcheck disable=SC2016 # expanded in the container
+  contains "output of a container from before" "$(RIG_NS=k8s.io rig_ctr task exec --exec-id read keeps-running \
+    /opt/venv/bin/python3 -c 'import numpy; print(numpy.__name__)')" numpy
+  RIG_NS=k8s.io kill_container keeps-running
+  never_logged "$first" "$second"
+}
+
+case_mirrors_of_hosts_toml_are_used() {
+  local certs=$RIG_SCRATCH/certs.d down
+  down=127.0.0.1:$(rig_free_port)
+  mkdir -p "$certs/registry.example"
+  cat >"$certs/registry.example/hosts.toml" <<-TOML
+	server = "https://registry.example"
+	[host."http://$down"]
+	  capabilities = ["pull", "resolve"]
+	[host."http://$RIG_REGISTRY"]
+	  capabilities = ["pull", "resolve"]
+	TOML
+  rig_stop stargz
+  rig_snapshotter_start "$BIN" "$ON_DEMAND
+	[registry]
+	config_path = \"$certs\""
+  rig_reconnect
+  rig_ctr image rpull --hosts-dir "$certs" --snapshotter stargz registry.example/python:esgz >/dev/null
+  equal "layers mounted lazily" "$(layers_prepared true)" 3
+  contains "output" "$(rig_run stargz registry.example/python:esgz mirrored python3 --version)" Python
 }
 
 case_corrupt_chunk_is_an_error() {

@@ -60,7 +60,7 @@ rig_packages() {
   ((${#missing[@]})) || return 0
   rig_apt "${missing[@]}"
   if command -v systemctl >/dev/null; then
-    for unit in docker-registry containerd; do
+    for unit in docker-registry containerd nginx; do
       [[ " ${missing[*]} " != *" $unit "* ]] || systemctl disable -q "$unit" 2>/dev/null || true
     done
   fi

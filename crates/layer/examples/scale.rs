@@ -90,7 +90,7 @@ fn main() {
 
     let (begun, before) = (Instant::now(), reset());
     let parsed = format::read_toc(&footer, std::io::Cursor::new(&toc), &format::Limits::default()).unwrap();
-    let parsed = parsed.verify(&synthetic.toc_digest.into()).unwrap();
+    let parsed = parsed.verify(&synthetic.toc_digest).unwrap();
     let (reading, peak) = (begun.elapsed(), PEAK.load(Ordering::Relaxed) - before);
     println!("{count} files: reading the TOC: {reading:?}, heap at most {} MiB", peak >> 20);
     drop(parsed);

@@ -80,7 +80,7 @@ const DYING: Duration = Duration::from_secs(1);
 pub struct Layers {
     pub(crate) options: LayersOptions,
     pub(crate) engine: EngineOptions,
-    pub(crate) cache: Cache,
+    pub(crate) cache: Arc<Cache>,
     live: Mutex<HashMap<Digest, Arc<OnceCell<Arc<Layer>>>>>,
     temporary: AtomicU64,
     flusher: Mutex<Option<JoinHandle<()>>>,
@@ -173,10 +173,11 @@ impl Layers {
             siblings: Arc::default(),
             memo: Arc::new(Memo::new(UNKEPT_MAX)),
             full: Arc::default(),
+            cache: Arc::new(Cache::new(options.root.clone(), options.cache)),
         };
         let full = engine.full.clone();
         let layers = Arc::new(Layers {
-            cache: Cache::new(options.root.clone(), options.cache),
+            cache: engine.cache.clone(),
             options,
             engine,
             live: Mutex::default(),

@@ -91,3 +91,34 @@ fn cri_options(config: &Config, root: &Path) -> anyhow::Result<CriOptions> {
     }
     Ok(options)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of the keychains that a configuration enables for the daemon and for a command.
+    async fn names(config: &str) -> [Vec<String>; 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        fs::write(&path, config).unwrap();
+        let config = crate::config::load(&path, false).unwrap().config;
+        let daemon = of_daemon(&config, dir.path()).await.unwrap();
+        assert_eq!(daemon.cri.is_some(), config.cri_keychain.enable_keychain);
+        let machine = of_machine(&config).unwrap();
+        [daemon.all, machine].map(|all| all.iter().map(|keychain| keychain.name()).collect())
+    }
+
+    #[tokio::test]
+    async fn keychains_are_in_their_order_and_off_by_default() {
+        let [daemon, machine] = names("").await;
+        assert_eq!((daemon.len(), &daemon), (2, &machine));
+        let all = "[cri_keychain]\nenable_keychain = true\n[kubeconfig_keychain]\nenable_keychain = true\n\
+            kubeconfig_path = \"/nonexistent\"\n[kubelet_credential_provider]\nconfig_path = \"/c\"\nbin_dir = \"/b\"\n";
+        let [daemon, machine] = names(all).await;
+        let expected =
+            ["docker config", "the registry configuration", "kubernetes secrets", "plugins", "cri"];
+        assert_eq!(daemon.len(), expected.len());
+        assert!(daemon.iter().zip(expected).all(|(name, part)| name.contains(part)), "{daemon:?}");
+        assert_eq!(machine, [&daemon[..2], &daemon[3..4]].concat());
+    }
+}

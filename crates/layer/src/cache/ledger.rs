@@ -21,8 +21,15 @@ pub(crate) struct Ledger(HashMap<Digest, Entry>);
 impl Ledger {
     /// Notes what a layer takes. A use is never forgotten by an older one.
     pub fn note(&mut self, digest: Digest, taken: Taken, used: u64) {
-        let entry = self.0.entry(digest).or_default();
-        *entry = Entry { taken, used: entry.used.max(used) };
+        self.0.entry(digest).or_default();
+        self.update(&digest, taken, used);
+    }
+
+    /// The same for a layer that may have gone meanwhile.
+    pub fn update(&mut self, digest: &Digest, taken: Taken, used: u64) {
+        if let Some(entry) = self.0.get_mut(digest) {
+            *entry = Entry { taken, used: entry.used.max(used) };
+        }
     }
 
     /// Notes that a layer is gone. Returns what it took.
@@ -65,6 +72,7 @@ mod tests {
         assert_eq!(ledger.total(), Taken { bytes: 66, inodes: 15 });
         assert_eq!(ledger.forget(&c).bytes, 30);
         assert_eq!(ledger.forget(&c).bytes, 0);
+        ledger.update(&c, taken(99), 300);
         assert_eq!(ledger.total().bytes, 36);
     }
 }

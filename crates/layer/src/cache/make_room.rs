@@ -14,16 +14,6 @@ use crate::layers::{Layers, blocking};
 
 /// Asked for at once when the disk is full, bytes.
 const WHEN_FULL: u64 = 64 << 20;
-/// No more than one part in so many of the file system is kept free or asked for at once.
-const PART_MAX: u64 = 20;
-
-/// What the file system has, bytes.
-#[derive(Clone, Copy, Debug)]
-struct Space {
-    total: u64,
-    available: u64,
-}
-
 impl Layers {
     /// Whether layers that nobody uses stay on disk until the room is needed.
     pub fn keeps_unused(&self) -> bool {
@@ -32,11 +22,7 @@ impl Layers {
 
     /// How much may be filled. Asks the file system, not the disk.
     pub fn room(&self) -> Room {
-        let (budget, space) = (&self.cache.budget, self.space());
-        let taken = self.cache.ledger().total().bytes;
-        let spare = space.available.saturating_sub(self.min_free(&space));
-        let free = budget.high_bytes().saturating_sub(taken).min(spare);
-        Room { free, low: taken >= budget.low_bytes() || spare <= self.min_free(&space) }
+        self.cache.room()
     }
 
     /// What layers take on disk.
@@ -60,18 +46,10 @@ impl Layers {
 
     /// Notes that a layer is used now.
     pub(crate) fn note_use(&self, layer: &Layer) {
-        self.note(layer.files(), seconds_now());
-        if let Err(error) = image::set_last_used(&layer.files().dir, seconds_now()) {
+        let (files, now) = (layer.files(), seconds_now());
+        self.cache.ledger().note(layer.digest(), files.taken().unwrap_or_default(), now);
+        if let Err(error) = image::set_last_used(&files.dir, now) {
             tracing::debug!(layer = %layer.digest(), %error, "the time of a layer's last use is not written down");
-        }
-    }
-
-    fn note(&self, files: &ImageFiles, used: u64) {
-        match files.taken() {
-            Ok(taken) => self.cache.ledger().note(files.meta.digest, taken, used),
-            Err(error) => {
-                tracing::debug!(layer = %files.meta.digest, %error, "what a layer takes on disk is not known");
-            }
         }
     }
 
@@ -101,7 +79,7 @@ impl Layers {
     /// Brings the books up to date for the layers that may have changed.
     fn measure(&self) {
         for layer in self.all() {
-            self.note(layer.files(), layer.files().recent.last());
+            self.cache.measure(layer.files());
         }
     }
 
@@ -134,43 +112,15 @@ impl Layers {
     /// Keeps to the budget. False if it is exceeded all the same, by what is in use.
     pub(crate) async fn keep_to_budget(self: &Arc<Self>) -> bool {
         self.measure();
-        let Some(too_much) = self.too_much() else { return true };
-        self.make_room(too_much).await >= too_much || self.too_much().is_none()
+        let Some(too_much) = self.cache.too_much() else { return true };
+        self.make_room(too_much).await >= too_much || self.cache.too_much().is_none()
     }
 
     /// The disk is full: a good deal has to go, so that it is not full again at once.
     pub(crate) async fn relieve(self: &Arc<Self>) {
-        let wanted = WHEN_FULL.min(self.space().total / PART_MAX).max(1);
+        let wanted = self.cache.part_of_disk(WHEN_FULL).max(1);
         if self.make_room(wanted).await == 0 {
             tracing::debug!("the disk is full, and of the layers nothing can be given up");
-        }
-    }
-
-    /// Bytes that have to go, if any have to.
-    fn too_much(&self) -> Option<u64> {
-        let (budget, space) = (&self.cache.budget, self.space());
-        let taken = self.cache.ledger().total().bytes;
-        let over = if taken > budget.high_bytes() { taken - budget.low_bytes() } else { 0 };
-        // Without a budget, what is on disk is in use, and others take what would be made free.
-        let short = match budget.max_bytes {
-            Some(_) => self.min_free(&space).saturating_sub(space.available),
-            None => 0,
-        };
-        Some(over.max(short)).filter(|&bytes| bytes > 0)
-    }
-
-    fn min_free(&self, space: &Space) -> u64 {
-        self.cache.budget.min_free.min(space.total / PART_MAX)
-    }
-
-    fn space(&self) -> Space {
-        match rustix::fs::statvfs(&self.cache.root) {
-            Ok(found) => Space {
-                total: found.f_blocks.saturating_mul(found.f_frsize),
-                available: found.f_bavail.saturating_mul(found.f_frsize),
-            },
-            // A root that can't be asked is not full until a write says so.
-            Err(_) => Space { total: u64::MAX, available: u64::MAX },
         }
     }
 

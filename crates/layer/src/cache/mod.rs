@@ -10,6 +10,7 @@
 mod ledger;
 mod make_room;
 mod punch;
+mod room;
 mod survey;
 mod verify;
 

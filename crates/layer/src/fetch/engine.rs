@@ -22,6 +22,7 @@ use super::plan;
 use super::readahead::ReadAhead;
 use super::siblings::Siblings;
 use super::traffic::{Priority, Traffic};
+use crate::cache::Cache;
 use crate::error::{Error, Kind};
 use crate::image::ImageFiles;
 use crate::source::BlobSource;
@@ -49,6 +50,8 @@ pub struct EngineOptions {
     pub memo: Arc<Memo>,
     /// Told when the disk is full.
     pub full: Arc<Notify>,
+    /// How much room there is.
+    pub(crate) cache: Arc<Cache>,
 }
 
 /// Requests at once that nobody is blocked on, for each layer and priority.

@@ -29,21 +29,21 @@ impl Engine {
         let bytes: u64 =
             (0..end).filter(|&span| self.span_missing(span)).map(|span| self.bytes_of(span)).sum();
         let lanes = self.with_link(|link| link.best_lanes()) as u64;
-        self.sweep(0..end, bytes.div_ceil(lanes).max(STREAM_PIECE), Priority::Prefetch).await
+        self.sweep(0..end, bytes.div_ceil(lanes).max(STREAM_PIECE), Priority::Prefetch, false).await
     }
 
     /// Makes every chunk filled, giving way to everybody. Ends at the first failure.
     pub async fn complete(self: &Arc<Self>) -> Result<(), Error> {
         let all = 0..self.files.tables.span_count();
-        self.sweep(all, BACKGROUND_PIECE, Priority::Background).await
+        self.sweep(all, BACKGROUND_PIECE, Priority::Background, true).await
     }
 
     /// Streams the rest of the layer once so much of it was read that the rest will be, too.
     pub(super) fn stream_if_worth_it(self: &Arc<Self>, awaited: &[usize]) {
         let all = self.files.meta.data_len;
         let read_much = self.touched().saturating_mul(100) >= all.saturating_mul(READS_ALL);
-        if all < STREAM_MIN || !read_much || self.disk_full() || self.streaming.swap(true, Ordering::Relaxed)
-        {
+        let no_room = || self.disk_full() || self.options.cache.short_for(&self.files);
+        if all < STREAM_MIN || !read_much || no_room() || self.streaming.swap(true, Ordering::Relaxed) {
             return;
         }
         let from = awaited.first().copied().unwrap_or(0);
@@ -52,7 +52,7 @@ impl Engine {
         tokio::spawn(async move {
             let count = engine.files.tables.span_count();
             for part in [from..count, 0..from] {
-                if let Err(error) = engine.sweep(part, STREAM_PIECE, Priority::Prefetch).await {
+                if let Err(error) = engine.sweep(part, STREAM_PIECE, Priority::Prefetch, true).await {
                     tracing::debug!(%error, "streaming the rest ended early");
                     break;
                 }
@@ -78,12 +78,14 @@ impl Engine {
         self.files.tables.span(span).map_or(0, |span| span.blob.end - span.blob.start)
     }
 
-    /// Fills spans in order, `piece` bytes at a time, with as many pieces on their way as make it faster.
+    /// Fills spans in order, `piece` bytes at a time, with as many pieces on their way as make it faster. What is only
+    /// `spare`, asked for by nobody, ends when room gets short: it would push out what somebody uses.
     async fn sweep(
         self: &Arc<Self>,
         spans: std::ops::Range<usize>,
         piece: u64,
         priority: Priority,
+        spare: bool,
     ) -> Result<(), Error> {
         let mut cursor = spans.start;
         let mut on_their_way: VecDeque<Vec<Wait>> = VecDeque::new();
@@ -92,7 +94,7 @@ impl Engine {
             let most = self.with_link(|link| link.best_lanes()) + usize::from(priority == Priority::Prefetch);
             while on_their_way.len() < most && cursor < spans.end {
                 self.options.traffic.give_way(priority, || false).await;
-                if self.disk_full() {
+                if self.disk_full() || (spare && self.options.cache.short_for(&self.files)) {
                     return Err(Error::new(Kind::DiskFull, "no room to fill the layer"));
                 }
                 let (mut wanted, mut bytes) = (Vec::new(), 0);

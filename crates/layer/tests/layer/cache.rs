@@ -32,7 +32,8 @@ fn with_budget(root: &Path, max_bytes: Option<u64>) -> Arc<Layers> {
 
 async fn filled(layers: &Arc<Layers>, blob: &Blob) -> Arc<Layer> {
     let layer = resolve(layers, blob, Arc::new(MemorySource::new(blob.bytes.clone()))).await.unwrap();
-    layer.fill_all().await.unwrap();
+    layer.fill(0, layer.data_len() as usize).await.unwrap();
+    assert!(layer.complete());
     layer
 }
 
@@ -176,6 +177,30 @@ async fn room_is_low_before_it_ends() {
     two.fill(0, SIZE * 3 / 4).await.unwrap();
     layers.usage();
     assert!(layers.room().low, "{:?}", layers.room());
+    drop((one, two));
+}
+
+/// The background would push out what somebody reads, which is fetched again, and so on for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_background_fills_no_more_than_fits() {
+    let root = tempfile::tempdir().unwrap();
+    let layers = with_budget(root.path(), Some(SIZE as u64 * 2));
+    let one = filled(&layers, &blob(1)).await;
+    let big = Tree::new().with("file", Entry::file(content(2, 16 << 20)));
+    let big = estargz::build(&tarball::write(&big), &Options { chunk_size: 64 << 10, ..Options::default() });
+    let source = Arc::new(MemorySource::new(big.bytes.clone()));
+    let two = resolve(&layers, &big, source.clone()).await.unwrap();
+    layers.usage();
+    let mut ended = two.fill_all().await.unwrap_err();
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if let Err(error) = two.fill_all().await {
+            ended = error;
+        }
+    }
+    assert_eq!(ended.kind(), layer::Kind::DiskFull);
+    let asked: u64 = source.take_reads().iter().map(|range| range.end - range.start).sum();
+    assert!(asked < 14 << 20, "{asked} bytes");
     drop((one, two));
 }
 

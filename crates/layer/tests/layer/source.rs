@@ -108,7 +108,8 @@ impl MemorySource {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.reads.lock().unwrap().extend(ranges.iter().cloned());
         let whole = self.ignores_ranges.load(Ordering::Relaxed);
-        let ranges = if whole { vec![0..self.blob.len() as u64] } else { ranges };
+        let all = 0..self.blob.len() as u64;
+        let ranges = if whole { Vec::from([all]) } else { ranges };
         let fault = self.faults.lock().unwrap().pop_front();
         if let Some(Fault::Hang) = fault {
             std::future::pending::<()>().await;

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use layer::cache::OnDisk;
+use layer::cache::{OnDisk, Survey};
 use serde::Serialize;
 
 use super::args::Ls;
@@ -25,7 +25,7 @@ struct Row {
 }
 
 pub fn run(root: &Path, flags: &Ls) -> anyhow::Result<()> {
-    let (layers, broken) = layer::cache::survey(&layers_dir(root))?;
+    let Survey { layers, broken } = layer::cache::survey(&layers_dir(root))?;
     for (digest, error) in &broken {
         eprintln!("stargz: warning: {digest} is not usable and will be built again: {error}");
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use format::Digest;
-use layer::cache::{OnDisk, Verified};
+use layer::cache::{OnDisk, Survey, Verified};
 use layer::image::ImageFiles;
 
 use super::args::Verify;
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const NAMED: usize = 10;
 
 pub fn run(root: &Path, flags: &Verify) -> anyhow::Result<()> {
-    let (layers, broken) = layer::cache::survey(&layers_dir(root))?;
+    let Survey { layers, broken } = layer::cache::survey(&layers_dir(root))?;
     for (digest, error) in &broken {
         eprintln!("stargz: warning: {digest} is not usable and will be built again: {error}");
     }

@@ -92,3 +92,70 @@ fn only_the_default_file_may_be_missing() {
     assert!(load(path, true).is_ok());
     assert!(load(path, false).unwrap_err().to_string().contains("/nonexistent/config.toml"));
 }
+
+#[test]
+fn hosts_and_credentials_are_read_where_containerd_has_them() {
+    let loaded = read(
+        r#"
+        ipfs = true
+        [blob]
+        valid_interval = 7
+        force_single_range_mode = true
+        [resolver]
+        allow_link_local = true
+        [registry]
+        config_path = "/etc/containerd/certs.d::/etc/docker/certs.d"
+        [registry.mirrors."docker.io"]
+        endpoint = ["https://m.test/v2", "http://n.test"]
+        [registry.configs."a.test".auth]
+        username = "u"
+        password = "topsecret"
+        [registry.configs."a.test:5000".tls]
+        ca_file = "/ca.pem"
+        [kubeconfig_keychain]
+        enable_keychain = true
+        [kubelet_credential_provider]
+        config_path = "/etc/kubelet/config.yaml"
+        bin_dir = "/usr/libexec/kubelet"
+        [cri_keychain]
+        enable_keychain = true
+        listen_path = "/run/cri.sock"
+        persist = true
+        "#,
+    );
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let config = loaded.config;
+    assert!(!format!("{config:?}").contains("topsecret"));
+    let options = config.registry_options();
+    assert_eq!(options.valid_interval, Duration::from_secs(7));
+    assert!(options.force_single_range && options.allow_link_local && options.ipfs_path.is_some());
+    assert_eq!(options.config_path, ["/etc/containerd/certs.d", "/etc/docker/certs.d"].map(PathBuf::from));
+    assert_eq!(options.cri.mirrors["docker.io"].len(), 2);
+    let auth = options.cri.configs["a.test"].auth.as_ref().unwrap();
+    assert_eq!((auth.username.as_str(), auth.password.expose()), ("u", "topsecret"));
+    let tls = options.cri.configs["a.test:5000"].tls.as_ref().unwrap();
+    assert_eq!((&tls.ca_file, &tls.cert_file), (&Some(PathBuf::from("/ca.pem")), &None));
+    let cri = &config.cri_keychain;
+    assert_eq!(cri.runtime(), Path::new("/run/containerd/containerd.sock"));
+    assert_eq!(cri.expire_after(), Duration::from_secs(30 * 24 * 3600));
+}
+
+#[test]
+fn layers_are_asked_after_only_if_that_is_wanted() {
+    let interval = |blob: &str| read(&format!("[blob]\n{blob}\n")).config.check_interval();
+    assert_eq!(interval(""), None);
+    assert_eq!(interval("valid_interval = 0"), None);
+    assert_eq!(interval("valid_interval = 9"), Some(Duration::from_secs(9)));
+    assert_eq!(interval("valid_interval = 9\ncheck_always = true"), Some(Duration::ZERO));
+}
+
+#[test]
+fn secrets_are_in_no_message() {
+    for value in
+        ["[\"topsecret\"]", "{ topsecret = 1 }", "topsecret", "\"topsecret", "\"topsecret\" topsecret"]
+    {
+        let text = error(&format!("[registry.configs.\"a.test\".auth]\npassword = {value}\n"));
+        assert!(text.starts_with("config.toml:2: ") && !text.contains("topsecret"), "{text}");
+    }
+    assert!(!error("[registry.configs.\"a.test\".auth]\npassword = 12345678\n").contains("12345678"));
+}

@@ -1,5 +1,6 @@
 //! `containerd-stargz-grpc`: flags and configuration of its forerunner, signals, and the socket that outlives it.
 
+mod cache;
 mod layers;
 
 use std::fs;
@@ -16,7 +17,7 @@ use crate::harness::{Running, Scene, mounts_below, run, scene};
 
 const NAME: &str = "containerd-stargz-grpc";
 /// For things that need no network and wait for nobody.
-const SOON: Duration = Duration::from_secs(5);
+pub const SOON: Duration = Duration::from_secs(5);
 /// What it says when it serves.
 const SERVING: &str = "serving snapshots";
 

@@ -7,3 +7,4 @@ mod lies;
 mod lifecycle;
 mod mount_time;
 mod read_time;
+mod registries;

@@ -17,7 +17,7 @@ use crate::harness::images::Model;
 use crate::harness::{Scene, mounts_below, scene, wait_until};
 
 /// Asks for a snapshot as containerd does for the lowest layer of an image.
-fn prepare(scene: &Scene, reference: &str) -> Status {
+pub(super) fn prepare(scene: &Scene, reference: &str) -> Status {
     prepare_on(scene, reference, "", "sha256:the-chain")
 }
 
@@ -52,7 +52,7 @@ fn prepare_on(scene: &Scene, reference: &str, parent: &str, chain: &str) -> Stat
 }
 
 /// Where the layer is mounted.
-fn layer_at(scene: &Scene) -> PathBuf {
+pub(super) fn layer_at(scene: &Scene) -> PathBuf {
     let snapshots = scene.path("root/snapshotter/snapshots");
     let mounted = mounts_below(&snapshots);
     assert_eq!(mounted.len(), 1, "{mounted:?}");
@@ -60,7 +60,7 @@ fn layer_at(scene: &Scene) -> PathBuf {
 }
 
 #[track_caller]
-fn reads(layer: &Path, path: &str) {
+pub(super) fn reads(layer: &Path, path: &str) {
     let right = base_file(path);
     assert!(fs::read(layer.join(path)).unwrap() == right, "{path}");
 }
@@ -73,7 +73,10 @@ fn base_file(path: &str) -> Vec<u8> {
 #[test]
 fn sigterm_keeps_the_layer_and_the_next_start_completes_it() {
     scene(40, |scene| {
-        scene.write("config.toml", &format!("noprefetch = true\n{}", crate::harness::HASTY));
+        scene.write(
+            "config.toml",
+            &format!("noprefetch = true\nno_background_fetch = true\n{}", crate::harness::HASTY),
+        );
         let reference = scene.registry.push("app", "1", &Model::usual().image);
         let first = serving(scene);
         let status = prepare(scene, &reference);
@@ -112,7 +115,10 @@ fn sigterm_keeps_the_layer_and_the_next_start_completes_it() {
 #[test]
 fn a_daemon_that_is_killed_in_the_middle_of_a_read_leaves_an_error_and_comes_back() {
     scene(40, |scene| {
-        scene.write("config.toml", &format!("noprefetch = true\n{}", crate::harness::HASTY));
+        scene.write(
+            "config.toml",
+            &format!("noprefetch = true\nno_background_fetch = true\n{}", crate::harness::HASTY),
+        );
         let reference = scene.registry.push("app", "1", &Model::usual().image);
         let first = serving(scene);
         assert_eq!(prepare(scene, &reference).code(), Code::AlreadyExists);

@@ -9,7 +9,7 @@ use testkit::wan::{Link, Outage};
 
 use super::stage::{READER_LIMIT, Stage};
 use crate::harness::images::Model;
-use crate::harness::{Scene, kill, scene, wait_until};
+use crate::harness::{Reader, Scene, kill, scene, wait_until};
 
 /// Silence is given up after a second; nothing else ends a read here.
 const PATIENT: &str = "
@@ -21,6 +21,9 @@ max_retries = 50
 min_wait_msec = 10
 max_wait_msec = 200
 ";
+/// Slow enough to be in the middle for a while.
+const LINE: Link =
+    Link { rtt: Duration::from_millis(5), bits_per_second: 12_000_000, connection_bits_per_second: 0 };
 /// For things that need no network.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -39,19 +42,26 @@ fn bad_network(stage: &Stage) {
     }
 }
 
+/// Kills the server after so many bytes of contents have come. Returns how many files were not read then; all others are
+/// right.
+fn read_and_kill(stage: &Stage, bytes: u64, mut reader: Reader, server: u32) -> usize {
+    let before = stage.registry().body_bytes();
+    let came =
+        wait_until(READER_LIMIT, || reader.has_ended() || stage.registry().body_bytes() - before >= bytes);
+    assert!(came, "nothing comes");
+    kill(server, Signal::KILL);
+    let failed = reader.end(SOON).failed_with_eio().len();
+    assert!(failed > 0, "it was in the middle");
+    failed
+}
+
 /// Mounts, reads, and kills the server after so many bytes of contents have come.
 fn killed_after(stage: &Stage, bytes: u64, cache: &str) {
     let scene = stage.scene;
     let mounted = stage.mount_with(&["--cache", cache]);
     bad_network(stage);
-    let before = stage.registry().body_bytes();
-    let mut reader = scene.reader(&mounted.dir, Model::usual(), Model::usual().names());
-    let in_the_middle =
-        wait_until(SOON, || reader.has_ended() || stage.registry().body_bytes() - before >= bytes);
-    assert!(in_the_middle, "{}", scene.log_of(&mounted.dir));
-    kill(mounted.server, Signal::KILL);
-    let verdict = reader.end(SOON);
-    let failed = verdict.failed_with_eio().len();
+    let reader = scene.reader(&mounted.dir, Model::usual(), Model::usual().names());
+    let failed = read_and_kill(stage, bytes, reader, mounted.server);
     eprintln!("killed after {bytes} bytes: {failed} of {} files not read", Model::usual().names().len());
     scene.umount(&mounted.dir, &[]).succeeded();
     scene.assert_nothing_left(&mounted.dir);
@@ -62,8 +72,7 @@ fn killed_after(stage: &Stage, bytes: u64, cache: &str) {
 fn a_process_that_is_killed_in_the_middle_leaves_nothing_wrong_behind() {
     scene(50, |scene| {
         scene.write("config.toml", PATIENT);
-        let link = Link { rtt: Duration::from_millis(5), bits_per_second: 12_000_000, ..Link::default() };
-        let stage = Stage::new(scene, link);
+        let stage = Stage::new(scene, LINE);
         let cache = scene.path("cache");
         let cache = cache.to_str().expect("the path is text");
         for bytes in [1, 100_000, 400_000, 700_000, 1_000_000] {
@@ -74,6 +83,29 @@ fn a_process_that_is_killed_in_the_middle_leaves_nothing_wrong_behind() {
         mounted.all_right();
         scene.umount(&mounted.dir, &[]).succeeded();
         assert_complete(scene, &stage, cache);
+    });
+}
+
+#[test]
+fn a_daemon_that_is_killed_in_the_middle_goes_on_when_it_is_started_again() {
+    scene(50, |scene| {
+        scene.write("config.toml", &format!("noprefetch = true\nno_background_fetch = true\n{PATIENT}"));
+        let stage = Stage::new(scene, LINE);
+        let mut daemon = scene.daemon();
+        daemon.pull(stage.reference(), Model::usual());
+        for bytes in [100_000, 400_000, 700_000] {
+            let dir = daemon.stack();
+            bad_network(&stage);
+            let reader = scene.reader(&dir, Model::usual(), Model::usual().names());
+            let failed = read_and_kill(&stage, bytes, reader, daemon.process.pid());
+            // Those that nobody serves any more go away with the next start.
+            mount::unmount(&dir, mount::UnmountMode::Lazy).expect("it is mounted");
+            eprintln!("killed after {bytes} bytes: {failed} files not read");
+            stage.registry().clear_faults();
+            daemon = scene.daemon();
+        }
+        bad_network(&stage);
+        scene.read_all(&daemon.stack(), Model::usual(), READER_LIMIT).all_right();
     });
 }
 

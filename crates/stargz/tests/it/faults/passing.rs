@@ -166,8 +166,8 @@ const CASES: &[Case] = &[
     case("one range where several are asked for", |s| blobs(s, u64::MAX, Fault::OneRange), Met::OneRangeRemembered),
     // The network is gone for a time.
     case("connections refused for 2 s", |s| s.line.outage(Outage::Refused, millis(2000)), Met::Took(millis(1800))),
-    Case { config: USUAL, ..case("connections refused for 3 s, with the usual retries",
-        |s| s.line.outage(Outage::Refused, millis(3000)), Met::Took(millis(2800))) },
+    Case { config: USUAL, ..case("connections refused for 5 s, with the usual retries",
+        |s| s.line.outage(Outage::Refused, millis(5000)), Met::Took(millis(4800))) },
     case("a black hole for 3 s", |s| s.line.outage(Outage::BlackHole, millis(3000)), Met::Took(millis(2800))),
     Case { config: USUAL, ..case("a black hole for 3 s, with the usual retries",
         |s| s.line.outage(Outage::BlackHole, millis(3000)), Met::Took(millis(2800))) },

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use snapshotter::proto::snapshots::{PrepareSnapshotRequest, PrepareSnapshotResponse};
+use snapshotter::proto::snapshots::{
+    PrepareSnapshotRequest, PrepareSnapshotResponse, ViewSnapshotRequest, ViewSnapshotResponse,
+};
 use testkit::estargz::{Blob, TOC_DIGEST_ANNOTATION};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Endpoint;
@@ -28,7 +30,14 @@ impl Scene {
     /// Starts the daemon and waits until it serves.
     #[track_caller]
     pub fn daemon(&self) -> Daemon<'_> {
+        self.daemon_with(&[])
+    }
+
+    /// The same, with more in its environment.
+    #[track_caller]
+    pub fn daemon_with(&self, environment: &[(&str, PathBuf)]) -> Daemon<'_> {
         let mut command = self.called("containerd-stargz-grpc");
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.arg("--root").arg(self.path("root")).arg("--address").arg(self.path("run/snapshots.sock"));
         command.arg("--config").arg(self.path("config.toml")).arg("--log-level=debug");
         let process = Running::start(&mut command);
@@ -44,10 +53,24 @@ impl Daemon<'_> {
     /// When a layer is not mounted lazily.
     #[track_caller]
     pub fn pull(&self, reference: &str, model: &Model) {
+        self.pull_with(reference, model, |_| Vec::new());
+    }
+
+    /// The same, with more labels.
+    ///
+    /// # Panics
+    /// When a layer is not mounted lazily.
+    #[track_caller]
+    pub fn pull_with(
+        &self,
+        reference: &str,
+        model: &Model,
+        labels: impl Fn(&Blob) -> Vec<(&'static str, String)>,
+    ) {
         let mut parent = String::new();
         for (number, blob) in model.blobs.iter().enumerate() {
             let chain = format!("sha256:chain-{number}");
-            let status = self.prepare(reference, blob, &parent, &chain);
+            let status = self.prepare(reference, blob, &parent, &chain, labels(blob));
             assert_eq!(status.code(), Code::AlreadyExists, "layer {number}: {status}");
             parent = chain;
         }
@@ -77,7 +100,14 @@ impl Daemon<'_> {
         layers
     }
 
-    fn prepare(&self, reference: &str, blob: &Blob, parent: &str, chain: &str) -> Status {
+    fn prepare(
+        &self,
+        reference: &str,
+        blob: &Blob,
+        parent: &str,
+        chain: &str,
+        more: Vec<(&'static str, String)>,
+    ) -> Status {
         let labels = [
             ("containerd.io/snapshot.ref", chain.to_owned()),
             ("containerd.io/snapshot/remote/stargz.reference", reference.to_owned()),
@@ -85,22 +115,41 @@ impl Daemon<'_> {
             (TOC_DIGEST_ANNOTATION, blob.toc_digest.to_string()),
         ];
         let labels: HashMap<_, _> =
-            labels.into_iter().map(|(label, value)| (label.to_owned(), value)).collect();
+            labels.into_iter().chain(more).map(|(label, value)| (label.to_owned(), value)).collect();
         let (key, parent) = (format!("extract {chain}"), parent.to_owned());
         let request = PrepareSnapshotRequest { key, parent, labels, ..Default::default() };
+        match self.call::<_, PrepareSnapshotResponse>("Prepare", request) {
+            Ok(_) => Status::ok("an ordinary snapshot"),
+            Err(status) => status,
+        }
+    }
+
+    /// Makes a view of what was pulled, which asks for its mounts as a container does that starts.
+    pub fn view(&self, key: &str, parent: &str) -> Result<(), Status> {
+        let (key, parent) = (key.to_owned(), parent.to_owned());
+        let request = ViewSnapshotRequest { key, parent, ..Default::default() };
+        self.call::<_, ViewSnapshotResponse>("View", request).map(|_| ())
+    }
+
+    /// Calls a method of the snapshots service.
+    fn call<Q, A>(&self, method: &str, request: Q) -> Result<A, Status>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
         let address = format!("unix://{}", self.scene.path("run/snapshots.sock").display());
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+        let path = format!("/containerd.services.snapshots.v1.Snapshots/{method}");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime can be made");
         runtime.block_on(async {
             let channel = Endpoint::new(address).expect("an address").connect().await;
             let mut client = tonic::client::Grpc::new(channel.expect("the daemon listens"));
             client.ready().await.expect("the channel is open");
-            let path = PathAndQuery::from_static("/containerd.services.snapshots.v1.Snapshots/Prepare");
-            let codec = tonic_prost::ProstCodec::<PrepareSnapshotRequest, PrepareSnapshotResponse>::default();
-            match client.unary(Request::new(request), path, codec).await {
-                Ok(_) => Status::ok("an ordinary snapshot"),
-                Err(status) => status,
-            }
+            let path = PathAndQuery::try_from(path).expect("a path");
+            let codec = tonic_prost::ProstCodec::<Q, A>::default();
+            client.unary(Request::new(request), path, codec).await.map(tonic::Response::into_inner)
         })
     }
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use testkit::Registry;
 
+pub use checksums::Reader;
 pub use process::{Running, Said, run};
 pub use system::{kill, mounts_below, peak_memory, processes_that_name, state_of, wait_until};
 

@@ -15,8 +15,10 @@ pub enum Kind {
     Format,
     /// Bytes do not have the digest that pins them. They were thrown away.
     Integrity,
-    /// The blob store refused, failed or could not be reached.
+    /// The blob store failed or could not be reached; it may do better later.
     Source,
+    /// The blob store refused for good, or broke the rules of its protocol.
+    Refused,
     /// The answer did not arrive in time.
     Timeout,
     /// The local disk failed.

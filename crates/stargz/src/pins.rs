@@ -17,8 +17,9 @@ use crate::labels::TOC_DIGEST;
 /// An annotation is malformed.
 pub fn of_annotations(annotations: &BTreeMap<String, String>) -> anyhow::Result<Option<Pin>> {
     if let Some(digest) = annotations.get(TOC_DIGEST) {
-        let digest: Digest =
-            digest.parse().map_err(|error| anyhow::anyhow!("annotation {TOC_DIGEST}: {error}"))?;
+        let digest: Digest = digest
+            .parse()
+            .map_err(|error| anyhow::anyhow!("malformed TOC digest (annotation {TOC_DIGEST}): {error}"))?;
         return Ok(Some(Pin::Toc(digest)));
     }
     let chunked = ChunkedAnnotations::read(|key| annotations.get(key).map(String::as_str))?;

@@ -86,7 +86,8 @@ fn in_memory(
     result
 }
 
-/// Bytes are written before they are verified here, which is safe because nobody reads a chunk whose bit is not set.
+/// Bytes are written before they are verified here, which is safe because nobody reads a chunk whose bit is not set, and
+/// nobody else can set it: spans of this size are never fetched twice at a time (`Engine::fetch_spans`).
 fn in_pieces(
     files: &ImageFiles,
     span: usize,
@@ -133,7 +134,8 @@ fn in_pieces(
     result
 }
 
-fn write(files: &ImageFiles, content: &[u8], data: u64) -> Result<(), Error> {
+/// Writes verified bytes, or bytes whose chunk nobody else can have filled, to their place.
+pub(super) fn write(files: &ImageFiles, content: &[u8], data: u64) -> Result<(), Error> {
     files.image.write_all_at(content, files.meta.data_start + data).map_err(|error| {
         Error::disk(format!("write {} bytes to the image of {}", content.len(), files.meta.digest), error)
     })

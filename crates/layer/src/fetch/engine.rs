@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
+use super::decode::IN_MEMORY_MAX;
 use super::flight::{Course, Flights, Request, Ticket, Wait};
 use super::link::Link;
 use super::memo::Memo;
@@ -232,11 +233,25 @@ impl Engine {
     ) -> Vec<Wait> {
         let place_of = |&span: &usize| Some((span, self.files.tables.span(span)?.blob));
         let awaited: Vec<(usize, Range<u64>)> = awaited.iter().filter_map(place_of).collect();
-        let near = self.with_link(|link| link.round_trip()).saturating_mul(NEAR);
+        // Spans that do not fit into memory are written before they are verified: one fetch at a time.
+        let alone = awaited.iter().any(|(span, _)| self.needs_pieces(*span));
+        let near = match alone {
+            true => u64::MAX,
+            false => self.with_link(|link| link.round_trip()).saturating_mul(NEAR),
+        };
         let request = Request { awaited: &awaited, wanted, priority, near };
         let (waits, tickets) = self.flights.board(&request, |span| self.span_missing(span));
         self.start(tickets, priority);
         waits
+    }
+
+    /// Whether a span goes through in pieces.
+    fn needs_pieces(&self, span: usize) -> bool {
+        let tables = &self.files.tables;
+        let Some(found) = tables.span(span) else { return false };
+        let mut chunks = tables.chunks_of(&found).filter_map(|chunk| tables.chunk(chunk));
+        found.blob.end - found.blob.start > IN_MEMORY_MAX
+            || chunks.any(|chunk| chunk.inner_offset.saturating_add(chunk.size) > IN_MEMORY_MAX)
     }
 
     fn spans_of_missing(&self, chunks: Range<usize>) -> Vec<usize> {

@@ -19,6 +19,9 @@ use crate::error::{Error, Kind};
 /// bit to say.
 type Outcome = Option<Result<(), Error>>;
 
+/// The kernel repeats a failed read-ahead within this.
+const SECOND_TRY: Duration = Duration::from_millis(100);
+
 /// How many fetches of one span there may be at once.
 const HOLDERS_MAX: usize = 2;
 
@@ -34,6 +37,8 @@ pub struct Flight {
     outcome: watch::Sender<Outcome>,
     /// When somebody was first blocked on it.
     demanded: OnceLock<Instant>,
+    /// When somebody was blocked on it for too long.
+    given_up: OnceLock<Instant>,
     /// Tickets that have not landed.
     holders: AtomicUsize,
     course: Mutex<Option<Arc<Course>>>,
@@ -103,6 +108,7 @@ pub struct Ticket {
 pub struct Wait {
     outcome: watch::Receiver<Outcome>,
     started: Instant,
+    flight: Arc<Flight>,
 }
 
 /// What is asked for when boarding.
@@ -114,7 +120,7 @@ pub struct Request<'a> {
     pub wanted: &'a [usize],
     /// Who waits.
     pub priority: Priority,
-    /// An awaited span that begins to arrive after so many bytes is not fetched again.
+    /// An awaited span that begins to arrive after so many bytes is not fetched again; `u64::MAX` for never.
     pub near: u64,
 }
 
@@ -134,19 +140,20 @@ impl Flights {
         let mut table = self.lock();
         let mut tickets = Vec::new();
         for (span, blob) in request.awaited {
-            let Some(flight) = table.get(span) else { continue };
+            let Some(flight) = table.get(span).filter(|flight| !flight.doomed()) else { continue };
             if request.priority == Priority::Demand && !flight.hasten(blob, request.near) {
                 flight.holders.fetch_add(1, Ordering::Relaxed);
                 tickets.push(Ticket { span: *span, flight: Some(flight.clone()), flights: self.clone() });
             }
         }
         for &span in request.wanted {
-            if table.contains_key(&span) || !missing(span) {
+            if table.get(&span).is_some_and(|flight| !flight.doomed()) || !missing(span) {
                 continue;
             }
             let flight = Arc::new(Flight {
                 outcome: watch::channel(None).0,
                 demanded: OnceLock::new(),
+                given_up: OnceLock::new(),
                 holders: AtomicUsize::new(1),
                 course: Mutex::default(),
             });
@@ -175,12 +182,18 @@ impl Flights {
 }
 
 impl Flight {
-    fn wait(&self, priority: Priority) -> Wait {
+    fn wait(self: &Arc<Self>, priority: Priority) -> Wait {
         let started = match priority {
             Priority::Demand => *self.demanded.get_or_init(Instant::now),
             Priority::Prefetch | Priority::Background => Instant::now(),
         };
-        Wait { outcome: self.outcome.subscribe(), started }
+        Wait { outcome: self.outcome.subscribe(), started, flight: self.clone() }
+    }
+
+    /// Whether it takes so long that whoever comes now begins anew. The kernel's own second try, which follows at once,
+    /// does not: a reader would wait twice.
+    fn doomed(&self) -> bool {
+        self.given_up.get().is_some_and(|since| since.elapsed() > SECOND_TRY)
     }
 
     fn course(&self) -> MutexGuard<'_, Option<Arc<Course>>> {
@@ -202,7 +215,7 @@ impl Flight {
             }
             Some(_) => false,
             // What was demanded first and waits for its turn does not come sooner for being asked for twice.
-            None => course.priority == Priority::Demand,
+            None => course.priority == Priority::Demand || near == u64::MAX,
         }
     }
 }
@@ -258,7 +271,10 @@ impl Wait {
         match tokio::time::timeout_at(self.started + limit, self.outcome.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone().unwrap_or(Ok(())),
             Ok(Err(_)) => Err(Error::new(Kind::Closed, "the fetch was given up")),
-            Err(_) => Err(Error::new(Kind::Timeout, format!("nothing arrived in {} s", limit.as_secs_f32()))),
+            Err(_) => {
+                self.flight.given_up.get_or_init(Instant::now);
+                Err(Error::new(Kind::Timeout, format!("nothing arrived in {} s", limit.as_secs_f32())))
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use format::digest::{Algorithm, Hasher};
 use tokio::task::JoinSet;
 
-use super::decode::{Compressed, fill_span};
+use super::decode::{Compressed, fill_span, write};
 use super::engine::Engine;
 use super::flight::{Course, Request, Ticket};
 use super::link::Busy;
@@ -25,6 +25,8 @@ const JUDGED_AFTER: Duration = Duration::from_secs(2);
 const STRAGGLER: f64 = 0.2;
 /// Not worth a new connection.
 const SMALL_REST: u64 = 256 << 10;
+/// Between two attempts at a store that is away, each of which has its own retries.
+const AWAY: Duration = Duration::from_millis(250);
 /// Stores that have to fetch a blob themselves take their time to begin an answer.
 const NO_ANSWER: Duration = Duration::from_secs(10);
 /// Silence of this length, or of some round trips if that is longer, is not normal.
@@ -84,12 +86,18 @@ impl Engine {
             let mut failed = Vec::new();
             for (ticket, copies) in here {
                 for (number, chunk, found) in copies {
-                    let filling = engine.files.filling();
-                    match found.copy(&engine.files, &chunk) {
-                        Ok(true) => engine.files.mark_filled(number, &filling),
-                        Ok(false) => {}
+                    let read = match found.read() {
+                        Ok(Some(bytes)) => bytes,
+                        Ok(None) => continue,
                         // The network may do better than this disk.
-                        Err(error) => tracing::debug!(%error, "content of another layer could not be copied"),
+                        Err(error) => {
+                            tracing::debug!(%error, "content of another layer could not be read");
+                            continue;
+                        }
+                    };
+                    let filling = engine.files.filling();
+                    if write(&engine.files, &read, chunk.data).is_ok() {
+                        engine.files.mark_filled(number, &filling);
                     }
                 }
                 if engine.span_missing(ticket.span()) {
@@ -145,7 +153,15 @@ impl Engine {
                 },
                 // Asked for several ranges of a store that answers one: next time it is asked for one.
                 Ok(None) => continue,
-                // The store has tried again by itself whatever may help against a refusal.
+                // A store that is away may be back before the reader's time is up.
+                Err(error)
+                    if error.kind() != Kind::Refused && started.elapsed() < self.options.read_timeout =>
+                {
+                    tracing::debug!(layer = %self.files.meta.digest, %error, "the store is away, asking again");
+                    tokio::time::sleep(AWAY).await;
+                    continue;
+                }
+                // It has tried again by itself whatever may help against a refusal.
                 Err(error) => {
                     let mut failed = reader.fail(&error);
                     failed.extend(collect(run.decoding).await);
@@ -433,5 +449,5 @@ async fn collect(mut decoding: JoinSet<Vec<(Ticket, Error)>>) -> Vec<(Ticket, Er
 
 /// Whether a body that ended with this error only broke off.
 fn worth_a_retry(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Source | Kind::Timeout)
+    matches!(error.kind(), Kind::Source | Kind::Timeout | Kind::Refused)
 }

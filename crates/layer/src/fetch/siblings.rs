@@ -45,29 +45,11 @@ impl Siblings {
 }
 
 impl Found {
-    /// Copies the chunk to where `to` says in another image. True if the bytes that are there now have their digest;
-    /// they are not believed to, since the other layer may lose the chunk at any moment.
-    ///
-    /// Shares the blocks where the file system can do that. Blocks on the disk.
-    pub fn copy(&self, files: &ImageFiles, to: &Chunk) -> io::Result<bool> {
-        let mut from = self.files.meta.data_start + self.chunk.data;
-        let mut target = files.meta.data_start + to.data;
-        let mut left = to.size as usize;
-        while left > 0 {
-            let copied = rustix::fs::copy_file_range(
-                &self.files.image,
-                Some(&mut from),
-                &files.image,
-                Some(&mut target),
-                left,
-            )?;
-            if copied == 0 {
-                return Ok(false);
-            }
-            left -= copied;
-        }
-        let mut bytes = vec![0; to.size as usize];
-        files.image.read_exact_at(&mut bytes, files.meta.data_start + to.data)?;
-        Ok(Digest::from_sha256(to.digest).matches(&bytes))
+    /// The chunk's bytes, if they still have their digest: the other layer may lose the chunk at any moment. Blocks on
+    /// the disk.
+    pub fn read(&self) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; self.chunk.size as usize];
+        self.files.image.read_exact_at(&mut bytes, self.files.meta.data_start + self.chunk.data)?;
+        Ok(Digest::from_sha256(self.chunk.digest).matches(&bytes).then_some(bytes))
     }
 }

@@ -13,6 +13,11 @@ use crate::source::{BlobBody, BlobSource, Piece, Tail};
 fn of_registry(error: ::registry::Error) -> Error {
     let kind = match error.kind() {
         ::registry::Kind::Timeout => Kind::Timeout,
+        ::registry::Kind::Unauthorized
+        | ::registry::Kind::Forbidden
+        | ::registry::Kind::NotFound
+        | ::registry::Kind::RangeNotSatisfiable
+        | ::registry::Kind::Protocol => Kind::Refused,
         _ => Kind::Source,
     };
     // Its text is whole: method, address, cause, attempts.

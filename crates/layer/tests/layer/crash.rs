@@ -43,6 +43,7 @@ async fn a_second_start_needs_no_blob_store_for_what_was_filled() {
     assert_eq!(read_file(&layer, "a").await.unwrap(), content(1, 5000));
     assert!(read_file(&layer, "c.far").await.is_err());
     layer.set_source(Arc::new(MemorySource::new(blob.bytes.clone())));
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert_eq!(read_file(&layer, "c.far").await.unwrap(), content(3, 5000));
 }
 

@@ -123,9 +123,10 @@ async fn a_store_that_is_down_fails_the_read_and_nothing_else() {
     let layer = resolve(&layers(root.path()), &blob, source.clone()).await.unwrap();
     read_file(&layer, "small/00").await.unwrap();
     source.down.store(true, Ordering::Relaxed);
-    assert_eq!(read_file(&layer, "large").await.unwrap_err().kind(), Kind::Source);
+    assert_eq!(read_file(&layer, "large").await.unwrap_err().kind(), Kind::Timeout);
     assert_eq!(read_file(&layer, "small/00").await.unwrap(), expected(&tree, "small/00"));
     source.down.store(false, Ordering::Relaxed);
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert_eq!(read_file(&layer, "large").await.unwrap(), expected(&tree, "large"));
 }
 

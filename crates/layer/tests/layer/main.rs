@@ -20,7 +20,7 @@ use testkit::estargz::Blob;
 /// Layers below a directory, with short timeouts.
 fn layers(root: &Path) -> Arc<Layers> {
     let mut options = LayersOptions::new(root);
-    options.read_timeout = std::time::Duration::from_secs(20);
+    options.read_timeout = std::time::Duration::from_secs(5);
     Layers::open(options).unwrap()
 }
 

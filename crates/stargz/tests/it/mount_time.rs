@@ -140,7 +140,7 @@ fn lost_annotations_can_be_waived_and_malformed_ones_are_told() {
         let bare = |blob| Layer { annotations: Default::default(), ..Layer::estargz(blob) };
         let image = Image::new(model.blobs.iter().map(bare).collect(), &Default::default());
         let reference = scene.registry.push("bare", "1", &image);
-        refused(scene, &reference, &["no TOC digest", "--skip-content-verify"]);
+        refused(scene, &reference, &["no digest of a table of contents", "--skip-content-verify"]);
         let dir = scene.mount_point("mnt");
         scene.mount_at(&reference, &dir, &["--skip-content-verify"]);
         model.assert_at(&dir);

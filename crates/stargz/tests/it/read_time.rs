@@ -323,6 +323,8 @@ fn a_registry_that_goes_and_comes_back() {
         assert_eq!(fs::read_dir(dir.join("lib")).unwrap().count(), 40, "and so do all names");
 
         let _way = Proxy::listen(at, scene.registry.addr(), Duration::ZERO, 0).expect("the same port again");
+        // A read that has failed a moment ago is tried anew a moment later.
+        thread::sleep(Duration::from_millis(300));
         all_right(scene, &dir, server);
     });
 }

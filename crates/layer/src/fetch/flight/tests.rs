@@ -130,3 +130,30 @@ fn a_demand_that_waits_for_its_turn_is_not_doubled() {
     let (_, again) = flights.board(&request(&[(5, 900..1000)], &[5], Priority::Demand), all);
     assert!(again.is_empty());
 }
+
+#[tokio::test]
+async fn a_fetch_that_takes_too_long_is_left_to_itself() {
+    let flights = Arc::new(Flights::default());
+    let demand = request(&[(7, 90..100)], &[7], Priority::Demand);
+    let (waits, first) = flights.board(&demand, all);
+    for wait in waits {
+        assert_eq!(wait.landed(Duration::from_millis(10)).await.unwrap_err().kind(), Kind::Timeout);
+    }
+    let (waits, none) = flights.board(&demand, all);
+    assert!(none.is_empty(), "the kernel's second try");
+    for wait in waits {
+        assert_eq!(wait.landed(Duration::from_millis(10)).await.unwrap_err().kind(), Kind::Timeout);
+    }
+    tokio::time::sleep(SECOND_TRY * 2).await;
+    let (waits, second) = flights.board(&demand, all);
+    assert_eq!((waits.len(), second.len()), (1, 1));
+    for ticket in first {
+        ticket.land(Err(Error::new(Kind::Source, "late")));
+    }
+    for ticket in second {
+        ticket.land(Ok(()));
+    }
+    for wait in waits {
+        wait.landed(LONG).await.unwrap();
+    }
+}

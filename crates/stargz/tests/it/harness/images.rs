@@ -111,6 +111,7 @@ pub fn usual_layers() -> [Tree; 3] {
         .with("gone", Entry::file(content(2, 30_000)))
         .with("var/cache/old", Entry::file("old"))
         .with("run/pipe", Entry::new(Kind::Fifo).mode(0o600))
+        .with("srv/large", Entry::file(content(4, 300_000)))
         .with("home/user", Entry::dir().mode(0o700).owner(1000, 1000));
     for number in 0..40 {
         let size = 500 + 331 * number;

@@ -180,6 +180,38 @@ case_kubernetes_pull_is_lazy() {
   contains "output" "$(RIG_NS=k8s.io run python:esgz python3 -c 'import numpy; print(numpy.__name__)')" numpy
 }
 
+# What Podman, Buildah and skopeo push: no digest of the TOC among the annotations that containerd passes on.
+case_zstd_chunked_of_podmans_tools_is_pulled_lazily() {
+  local mark bytes requests
+  # Only what is not compressed is compressed in another way.
+  skopeo copy --quiet --src-tls-verify=false --dest-decompress "docker://$(image nginx:org)" \
+    "dir:$RIG_SCRATCH/plain"
+  # Or it would find out that the registry has the same contents already, compressed with gzip.
+  mkdir -p /var/lib/containers/cache
+  mount -t tmpfs -o size=16m fresh /var/lib/containers/cache
+  skopeo copy --quiet --dest-tls-verify=false --format oci --dest-compress-format zstd:chunked \
+    "dir:$RIG_SCRATCH/plain" "docker://$(image nginx:chunked)"
+  umount /var/lib/containers/cache
+  rm -rf "$RIG_SCRATCH/plain"
+  mark=$(rig_mark)
+  pull nginx:chunked
+  read -r bytes requests < <(rig_served "$mark")
+  echo "note: pull fetched $bytes bytes in $requests requests"
+  equal "layers that were not pulled lazily" "$(layers_prepared false)" 0
+  at_most "bytes fetched by the pull" "$bytes" 4000000
+  same_tree nginx nginx:chunked
+}
+
+case_zstd_chunked_of_the_converter_is_pulled_lazily() {
+  pull_in_full overlayfs nginx:org
+  rig_ctr image convert --oci --zstdchunked "$(image nginx:org)" "$(image nginx:zstd)" >/dev/null
+  rig_ctr image push --plain-http "$(image nginx:zstd)" >/dev/null
+  rig_ctr image rm "$(image nginx:zstd)" "$(image nginx:org)" >/dev/null
+  pull nginx:zstd
+  equal "layers that were not pulled lazily" "$(layers_prepared false)" 0
+  same_tree nginx nginx:zstd
+}
+
 # ---------------------------------------------------------------------------------------------------------
 # Cases: layers that are not lazy
 

@@ -138,7 +138,7 @@ rig_package_is_new_enough() {
 
 # rig_host_packages: what a private container host needs.
 rig_host_packages() {
-  rig_packages containerd runc docker-registry "$RIG_CTR=stargz-snapshotter" mmdebstrap pigz curl \
+  rig_packages containerd runc docker-registry "$RIG_CTR=stargz-snapshotter" mmdebstrap pigz curl skopeo \
     unshare=util-linux mount ss=iproute2 ps=procps /usr/bin/python3=python3
 }
 

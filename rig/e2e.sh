@@ -13,8 +13,11 @@ IMAGES=${RIG_IMAGES:-$RIG_REPO/.build/images}
 TOOL=$RIG_REPO/rig/registry_tool.py
 BIN=${CARGO_TARGET_DIR:-$RIG_REPO/target}/debug/stargz
 # Only what is read is fetched, so that the cases know what is there.
+# A read waits for a registry that is away until this deadline.
 ON_DEMAND='noprefetch = true
-no_background_fetch = true'
+no_background_fetch = true
+[blob]
+fetching_timeout_sec = 10'
 
 # ---------------------------------------------------------------------------------------------------------
 # A host for one case

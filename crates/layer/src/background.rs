@@ -25,11 +25,11 @@ impl Background {
     }
 
     /// Fills this layer, however often the network goes away, until it is complete, closed or dropped. Goes on where
-    /// an earlier process stopped.
+    /// an earlier process stopped. Once is enough for a layer, however often it is called.
     ///
     /// Must be called within a tokio runtime.
     pub fn fill(&self, layer: &Arc<Layer>) {
-        if layer.complete() {
+        if layer.complete() || !layer.claim_background() {
             return;
         }
         let (permits, digest, layer) = (self.permits.clone(), layer.digest(), Arc::downgrade(layer));

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use format::Digest;
@@ -22,6 +22,8 @@ use crate::source::BlobSource;
 pub struct Layer {
     files: Arc<ImageFiles>,
     engine: Arc<Engine>,
+    /// Somebody sees to it that the layer becomes complete.
+    in_background: AtomicBool,
 }
 
 /// How far a layer is filled.
@@ -65,7 +67,7 @@ impl Layer {
     pub(crate) fn new(files: ImageFiles, source: Arc<dyn BlobSource>, options: EngineOptions) -> Layer {
         let files = Arc::new(files);
         let engine = Arc::new(Engine::new(files.clone(), source, options));
-        Layer { files, engine }
+        Layer { files, engine, in_background: AtomicBool::new(false) }
     }
 
     /// Digest of the layer's blob.
@@ -221,6 +223,12 @@ impl Layer {
     /// Ends every fetch; reads that wait for one fail with [`Kind::Closed`].
     pub(crate) fn close(&self) {
         self.engine.close();
+    }
+
+    /// The right to complete the layer in the background, which is given once: a layer that is mounted twice is not
+    /// filled twice.
+    pub(crate) fn claim_background(&self) -> bool {
+        !self.in_background.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn check_toc(&self, expected: &Pin) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! From the compressed bytes of a span to verified chunks in the image file.
 
 use std::fs::File;
-use std::io::{self, Read, Seek as _};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::FileExt as _;
 
 use bytes::Bytes;
@@ -86,55 +86,90 @@ fn in_memory(
     result
 }
 
-/// Bytes are written before they are verified here, which is safe because nobody reads a chunk whose bit is not set, and
-/// nobody else can set it: spans of this size are never fetched twice at a time (`Engine::fetch_spans`).
+/// Goes through the span twice: what is too large for memory is verified before the first byte of it is written. A
+/// second fetch of the same span may be at work meanwhile, or have set the chunk's bit already.
 fn in_pieces(
+    files: &ImageFiles,
+    span: usize,
+    mut input: impl Read + Seek,
+    chunks: &[(usize, Chunk)],
+) -> Result<(), Error> {
+    let (mut apart, mut end, mut result) = (Vec::with_capacity(chunks.len()), 0, Ok(()));
+    for &(number, chunk) in chunks {
+        if chunk.inner_offset < end {
+            let what = format!("chunk {number} overlaps another one in its span");
+            result = result.and(Err(Error::new(Kind::Format, what)));
+            continue;
+        }
+        end = chunk.inner_offset + chunk.size;
+        apart.push((number, chunk));
+    }
+    let mut good = Vec::with_capacity(apart.len());
+    let mut bad = None;
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let walked = each_piece(files, span, &mut input, &apart, |number, chunk, done, piece| {
+        hasher.update(piece);
+        if done + piece.len() as u64 == chunk.size {
+            let found = std::mem::replace(&mut hasher, Hasher::new(Algorithm::Sha256)).finish();
+            if found == Digest::from_sha256(chunk.digest) {
+                good.push((number, *chunk));
+            } else {
+                bad.get_or_insert_with(|| mismatch(number, chunk));
+            }
+        }
+        Ok(())
+    });
+    result = result.and(bad.map_or(Ok(()), Err)).and(walked);
+    // What comes before a damaged place is good all the same.
+    input.rewind().map_err(|error| Error::disk("read spooled span", error))?;
+    let mut filling = None;
+    each_piece(files, span, &mut input, &good, |number, chunk, done, piece| {
+        let guard = filling.get_or_insert_with(|| files.filling());
+        write(files, piece, chunk.data + done)?;
+        if done + piece.len() as u64 == chunk.size {
+            files.mark_filled(number, guard);
+            filling = None;
+        }
+        Ok(())
+    })?;
+    result
+}
+
+/// Decompresses the span and hands out each chunk (ascending, apart, not empty) piece by piece: its number, itself, how much
+/// of it came before, the bytes.
+fn each_piece(
     files: &ImageFiles,
     span: usize,
     input: impl Read,
     chunks: &[(usize, Chunk)],
+    mut take: impl FnMut(usize, &Chunk, u64, &[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let broken = |error| Error::with_source(Kind::Integrity, format!("decompress span {span}"), error);
     let mut decoder = StreamDecoder::new(files.meta.compression.into(), input);
     let mut piece = vec![0; PIECE];
     let mut position = 0;
-    let mut result = Ok(());
     for (number, chunk) in chunks {
-        let Some(skip) = chunk.inner_offset.checked_sub(position) else {
-            result = result.and(Err(Error::new(
-                Kind::Format,
-                format!("chunk {number} overlaps another one in its span"),
-            )));
-            continue;
-        };
+        let skip = chunk.inner_offset.saturating_sub(position);
         let skipped = io::copy(&mut decoder.by_ref().take(skip), &mut io::sink()).map_err(broken)?;
         if skipped != skip {
             return Err(mismatch(*number, chunk));
         }
-        let mut hasher = Hasher::new(Algorithm::Sha256);
         let mut done = 0;
-        let filling = files.filling();
         while done < chunk.size {
             let want = (chunk.size - done).min(PIECE as u64) as usize;
             let got = decoder.read(&mut piece[..want]).map_err(broken)?;
             if got == 0 {
                 return Err(mismatch(*number, chunk));
             }
-            hasher.update(&piece[..got]);
-            write(files, &piece[..got], chunk.data + done)?;
+            take(*number, chunk, done, &piece[..got])?;
             done += got as u64;
         }
         position = chunk.inner_offset + chunk.size;
-        if hasher.finish() == Digest::from_sha256(chunk.digest) {
-            files.mark_filled(*number, &filling);
-        } else {
-            result = result.and(Err(mismatch(*number, chunk)));
-        }
     }
-    result
+    Ok(())
 }
 
-/// Writes verified bytes, or bytes whose chunk nobody else can have filled, to their place.
+/// Writes verified bytes to their place.
 pub(super) fn write(files: &ImageFiles, content: &[u8], data: u64) -> Result<(), Error> {
     files.image.write_all_at(content, files.meta.data_start + data).map_err(|error| {
         Error::disk(format!("write {} bytes to the image of {}", content.len(), files.meta.digest), error)

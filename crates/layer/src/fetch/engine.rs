@@ -15,7 +15,6 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
-use super::decode::IN_MEMORY_MAX;
 use super::flight::{Course, Flights, Request, Ticket, Wait};
 use super::link::Link;
 use super::memo::Memo;
@@ -84,6 +83,7 @@ pub struct Engine {
     pub(crate) blob_digest: AtomicU8,
     full_since: Mutex<Option<Instant>>,
     dirty: AtomicBool,
+    closed: AtomicBool,
     jobs: Mutex<JoinSet<()>>,
     pub(super) options: EngineOptions,
 }
@@ -109,6 +109,7 @@ impl Engine {
             blob_digest: AtomicU8::new(0),
             full_since: Mutex::default(),
             dirty: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             jobs: Mutex::default(),
             options,
             files,
@@ -153,9 +154,16 @@ impl Engine {
         self.dirty.store(true, Ordering::Release);
     }
 
-    /// Ends all jobs; their waiters get [`Kind::Closed`].
+    /// Ends all jobs and begins no new ones; their waiters get [`Kind::Closed`].
     pub(crate) fn close(&self) {
-        self.jobs().abort_all();
+        let mut jobs = self.jobs();
+        // Under the lock under which jobs are begun: none slips through.
+        self.closed.store(true, Ordering::Release);
+        jobs.abort_all();
+    }
+
+    pub(super) fn closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     fn jobs(&self) -> MutexGuard<'_, JoinSet<()>> {
@@ -233,25 +241,11 @@ impl Engine {
     ) -> Vec<Wait> {
         let place_of = |&span: &usize| Some((span, self.files.tables.span(span)?.blob));
         let awaited: Vec<(usize, Range<u64>)> = awaited.iter().filter_map(place_of).collect();
-        // Spans that do not fit into memory are written before they are verified: one fetch at a time.
-        let alone = awaited.iter().any(|(span, _)| self.needs_pieces(*span));
-        let near = match alone {
-            true => u64::MAX,
-            false => self.with_link(|link| link.round_trip()).saturating_mul(NEAR),
-        };
+        let near = self.with_link(|link| link.round_trip()).saturating_mul(NEAR);
         let request = Request { awaited: &awaited, wanted, priority, near };
         let (waits, tickets) = self.flights.board(&request, |span| self.span_missing(span));
         self.start(tickets, priority);
         waits
-    }
-
-    /// Whether a span goes through in pieces.
-    fn needs_pieces(&self, span: usize) -> bool {
-        let tables = &self.files.tables;
-        let Some(found) = tables.span(span) else { return false };
-        let mut chunks = tables.chunks_of(&found).filter_map(|chunk| tables.chunk(chunk));
-        found.blob.end - found.blob.start > IN_MEMORY_MAX
-            || chunks.any(|chunk| chunk.inner_offset.saturating_add(chunk.size) > IN_MEMORY_MAX)
     }
 
     fn spans_of_missing(&self, chunks: Range<usize>) -> Vec<usize> {
@@ -296,6 +290,11 @@ impl Engine {
         let plans = plan::jobs(spans, limits);
         let mut tickets = tickets.into_iter();
         let mut jobs = self.jobs();
+        if self.closed() {
+            // Tickets that are dropped tell their waiters, under another lock.
+            drop(jobs);
+            return;
+        }
         while jobs.try_join_next().is_some() {}
         for plan in plans {
             let mine: Vec<Ticket> = tickets.by_ref().take(plan.spans.len()).collect();

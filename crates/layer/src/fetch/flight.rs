@@ -120,7 +120,7 @@ pub struct Request<'a> {
     pub wanted: &'a [usize],
     /// Who waits.
     pub priority: Priority,
-    /// An awaited span that begins to arrive after so many bytes is not fetched again; `u64::MAX` for never.
+    /// An awaited span that begins to arrive after so many bytes is not fetched again.
     pub near: u64,
 }
 
@@ -215,7 +215,7 @@ impl Flight {
             }
             Some(_) => false,
             // What was demanded first and waits for its turn does not come sooner for being asked for twice.
-            None => course.priority == Priority::Demand || near == u64::MAX,
+            None => course.priority == Priority::Demand,
         }
     }
 }

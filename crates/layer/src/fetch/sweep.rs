@@ -94,6 +94,9 @@ impl Engine {
             let most = self.with_link(|link| link.best_lanes()) + usize::from(priority == Priority::Prefetch);
             while on_their_way.len() < most && cursor < spans.end {
                 self.options.traffic.give_way(priority, || false).await;
+                if self.closed() {
+                    return Err(Error::new(Kind::Closed, "the layer is closed"));
+                }
                 if self.disk_full() || (spare && self.options.cache.short_for(&self.files)) {
                     return Err(Error::new(Kind::DiskFull, "no room to fill the layer"));
                 }

@@ -71,6 +71,25 @@ async fn the_background_goes_on_where_it_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_removed_layer_is_not_filled_on() {
+    let root = tempfile::tempdir().unwrap();
+    let blob = strangers(20, 100_000);
+    let source = Arc::new(MemorySource::new(blob.bytes.clone()));
+    let layers = layers(root.path());
+    let layer = resolve(&layers, &blob, source.clone()).await.unwrap();
+    // The background keeps still at first, with nothing under way that a removal could end.
+    layers.starting();
+    let background = Background::new(1);
+    background.fill(&layer);
+    background.fill(&layer);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    layers.remove(&blob.digest).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(source.requests.load(Ordering::Relaxed), 0);
+    assert_eq!(Arc::strong_count(&layer), 1, "nobody holds on to it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_background_keeps_still_while_somebody_waits() {
     let root = tempfile::tempdir().unwrap();
     let blob = strangers(20, 100_000);

@@ -241,3 +241,26 @@ async fn a_toc_that_is_larger_than_the_first_look_costs_one_more_request() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_does_not_fit_into_memory_is_verified_all_the_same() {
+    const SIZE: usize = 17 << 20;
+    let tree = Tree::new()
+        .with("before.x", Entry::file(content(2, 5000)))
+        .with("huge.y", Entry::file(content(4, SIZE)))
+        .with("after.z", Entry::file(content(6, 5000)));
+    let whole = Options { chunk_size: 32 << 20, ..Options::default() };
+    let blob = estargz::build(&tarball::write(&tree), &whole);
+    let root = tempfile::tempdir().unwrap();
+    let source = Arc::new(MemorySource::new(blob.bytes.clone()));
+    let layer = resolve(&layers(root.path()), &blob, source.clone()).await.unwrap();
+    // Wrong twice, which is once too often; then right.
+    source.fault(Fault::Flip(9 << 20));
+    source.fault(Fault::Flip(9 << 20));
+    assert_eq!(read_file(&layer, "huge.y").await.unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(read_file(&layer, "huge.y").await.unwrap(), content(4, SIZE));
+    for (path, seed) in [("before.x", 2), ("after.z", 6)] {
+        assert_eq!(read_file(&layer, path).await.unwrap(), content(seed, 5000), "{path}");
+    }
+    assert!(layer.complete());
+}

@@ -219,7 +219,7 @@ pub enum EntryError {
     /// A digest is not of the form `sha256:<64 hex digits>`.
     #[error("{0:?} is not a SHA-256 digest")]
     BadDigest(String),
-    /// A chunk without digest: its content could not be verified.
+    /// A chunk without digest: its content could not be verified. Fine only where verification was waived.
     #[error("the chunk at byte {0} of the file has no digest")]
     MissingDigest(u64),
     /// A chunk of a type that nobody knows, so its content could be anything.

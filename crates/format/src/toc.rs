@@ -46,6 +46,8 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct UnverifiedToc {
     toc: Toc,
+    /// Why it can't be verified down to the last byte, if so.
+    undigested: Option<FormatError>,
 }
 
 impl UnverifiedToc {
@@ -63,7 +65,8 @@ impl UnverifiedToc {
     /// `containerd.io/snapshot/stargz/toc.digest`.
     ///
     /// # Errors
-    /// [`FormatError::TocDigest`]. Only SHA-256 digests can match; converters write no others.
+    /// [`FormatError::TocDigest`]. Only SHA-256 digests can match; converters write no others. [`FormatError::Entry`] with
+    /// [`EntryError::MissingDigest`](crate::EntryError::MissingDigest) if contents would stay unverified all the same.
     pub fn verify(self, expected: &Digest) -> Result<Toc, FormatError> {
         let actual = self.toc.digest;
         self.compare(expected, actual)
@@ -73,7 +76,7 @@ impl UnverifiedToc {
     /// annotation `manifest-checksum` (see [`ChunkedAnnotations::checksum`](crate::ChunkedAnnotations)).
     ///
     /// # Errors
-    /// [`FormatError::TocDigest`], or [`FormatError::NoCompressedDigest`] for a TOC of another kind than zstd:chunked.
+    /// As [`verify`](UnverifiedToc::verify), or [`FormatError::NoCompressedDigest`] for a TOC of another kind than zstd:chunked.
     pub fn verify_compressed(self, expected: &Digest) -> Result<Toc, FormatError> {
         let actual = self.toc.compressed_digest.ok_or(FormatError::NoCompressedDigest)?;
         self.compare(expected, actual)
@@ -83,11 +86,11 @@ impl UnverifiedToc {
         if actual != *expected {
             return Err(FormatError::TocDigest { expected: Box::new(*expected), actual: Box::new(actual) });
         }
-        Ok(self.toc)
+        self.undigested.map_or(Ok(self.toc), Err)
     }
 
     /// The TOC without a check, for an operator who allowed that. `reason` is kept in
-    /// [`Toc::trusted_because`] for whoever reports it.
+    /// [`Toc::trusted_because`] for whoever reports it. Chunks may be without a digest, as in stargz before eStargz.
     pub fn trust_unverified(self, reason: &str) -> Toc {
         Toc { trusted_because: Some(reason.to_owned()), ..self.toc }
     }
@@ -266,8 +269,8 @@ pub struct Chunk {
     pub blob_offset: u64,
     /// How many bytes of that stream, decompressed, come before it.
     pub inner_offset: u64,
-    /// SHA-256 of its content.
-    pub digest: [u8; 32],
+    /// SHA-256 of its content. In a verified TOC every chunk has one.
+    pub digest: Option<[u8; 32]>,
 }
 
 impl Chunk {

@@ -152,7 +152,7 @@ impl Sample {
             let compressed = &self.blob[span.blob.start as usize..span.blob.end as usize];
             decode(footer.compression(), compressed, span.needed as usize, &mut out).unwrap();
             let bytes = &out[chunk.inner_offset as usize..chunk.inner_end() as usize];
-            assert!(Digest::from_sha256(chunk.digest).matches(bytes));
+            assert!(Digest::from_sha256(chunk.digest.unwrap()).matches(bytes));
             content[chunk.file_offset as usize..][..bytes.len()].copy_from_slice(bytes);
         }
         content

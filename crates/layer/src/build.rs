@@ -54,6 +54,7 @@ impl Plan<'_> {
             compressed_toc_digest: self.toc.compressed_digest(),
             blob_size: self.blob_size,
             compression: self.compression,
+            undigested: self.toc.chunks().iter().any(|chunk| chunk.digest.is_none()),
             data_start: layout.data_start,
             data_len: layout.data_len,
             prefetch_end: match self.toc.landmark() {
@@ -165,7 +166,14 @@ fn content_key(size: u64, list: &[format::Chunk]) -> [u8; 32] {
     for chunk in list {
         hasher.update(&chunk.file_offset.to_le_bytes());
         hasher.update(&chunk.size.to_le_bytes());
-        hasher.update(&chunk.digest);
+        match chunk.digest {
+            Some(digest) => hasher.update(&digest),
+            // Nobody knows what it is, so it is like no other place of the blob.
+            None => {
+                hasher.update(&chunk.blob_offset.to_le_bytes());
+                hasher.update(&chunk.inner_offset.to_le_bytes());
+            }
+        }
     }
     hasher.finish().sha256().unwrap_or_default()
 }

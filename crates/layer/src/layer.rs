@@ -237,6 +237,10 @@ impl Layer {
             Pin::Toc(digest) => (Some(meta.toc_digest), digest),
             Pin::CompressedToc(digest) => (meta.compressed_toc_digest, digest),
         };
+        if found == Some(*wanted) && meta.undigested {
+            let what = "some contents have no digest in its TOC, so they could not be verified";
+            return Err(Error::new(Kind::Format, what).of_layer(&self.digest()));
+        }
         if found == Some(*wanted) {
             return Ok(());
         }

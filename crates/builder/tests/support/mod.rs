@@ -85,7 +85,7 @@ pub fn lazy_tree(built: &Built, blob: &[u8]) -> Tree {
             let compressed = &blob[span.blob.start as usize..span.blob.end as usize];
             decode(footer.compression(), compressed, span.needed as usize, &mut out).unwrap();
             let bytes = &out[chunk.inner_offset as usize..chunk.inner_end() as usize];
-            assert!(Digest::from_sha256(chunk.digest).matches(bytes));
+            assert!(Digest::from_sha256(chunk.digest.unwrap()).matches(bytes));
             content.extend_from_slice(bytes);
         }
         Bytes::from(content)

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn chunk(blob_offset: u64, inner_offset: u64, size: u64) -> Chunk {
-    Chunk { file_offset: 0, size, blob_offset, inner_offset, digest: [0; 32] }
+    Chunk { file_offset: 0, size, blob_offset, inner_offset, digest: Some([0; 32]) }
 }
 
 #[test]

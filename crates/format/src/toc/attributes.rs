@@ -64,15 +64,17 @@ pub(super) fn unsigned(field: &'static str, value: i64) -> Result<u64, EntryErro
     u64::try_from(value).map_err(|_| EntryError::OutOfRange { field, value })
 }
 
-/// The digest of a chunk. A file of one chunk may have it as the digest of the whole file.
-pub(super) fn chunk_digest(entry: &Entry, whole_file: bool) -> Result<[u8; 32], EntryError> {
+/// The digest of a chunk, if it has one. A file of one chunk may have it as the digest of the whole file.
+pub(super) fn chunk_digest(entry: &Entry, whole_file: bool) -> Result<Option<[u8; 32]>, EntryError> {
     let field = match &entry.chunk_digest {
         Text::Absent if whole_file => &entry.digest,
         field => field,
     };
     match field {
-        Text::Absent => Err(EntryError::MissingDigest(unsigned("chunkOffset", entry.chunk_offset)?)),
-        Text::Parsed(digest) => digest.sha256().ok_or_else(|| EntryError::BadDigest(digest.to_string())),
+        Text::Absent => Ok(None),
+        Text::Parsed(digest) => {
+            digest.sha256().map(Some).ok_or_else(|| EntryError::BadDigest(digest.to_string()))
+        }
         Text::Wrong(text) => Err(EntryError::BadDigest(excerpt(text.as_bytes()))),
     }
 }

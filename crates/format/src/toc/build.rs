@@ -19,6 +19,8 @@ pub(super) struct Builder {
     /// In the order of the nodes that they belong to.
     pub chunks: Vec<Chunk>,
     pub links: Vec<Link>,
+    /// The first chunk whose content cannot be verified.
+    pub undigested: Option<FormatError>,
     root_explicit: bool,
     /// The file that chunk entries belong to now.
     open: Option<OpenFile>,
@@ -44,6 +46,8 @@ struct OpenFile {
     size: u64,
     covered: u64,
     first_chunk: u32,
+    /// Where the first chunk without digest starts.
+    undigested: Option<u64>,
 }
 
 impl Builder {
@@ -53,6 +57,7 @@ impl Builder {
             nodes: vec![implied_directory()],
             chunks: Vec::new(),
             links: Vec::new(),
+            undigested: None,
             root_explicit: false,
             open: None,
             entries: 0,
@@ -95,6 +100,10 @@ impl Builder {
         if covered != size {
             let problem = EntryError::ChunksMissing { covered, file_size: size };
             return Err(FormatError::entry(open.name.as_bytes(), problem));
+        }
+        if let (Some(offset), None) = (open.undigested, &self.undigested) {
+            let problem = EntryError::MissingDigest(offset);
+            self.undigested = Some(FormatError::entry(open.name.as_bytes(), problem));
         }
         self.nodes[open.node.index()].kind =
             NodeKind::File { size, chunks: open.first_chunk..self.chunks.len() as u32 };
@@ -181,7 +190,8 @@ impl Builder {
         self.names.add(parent, name, Target::Node(node), true);
         if let Some(size) = file_size {
             let first_chunk = self.chunks.len() as u32;
-            let mut open = OpenFile { node, name: String::new(), size, covered: 0, first_chunk };
+            let mut open =
+                OpenFile { node, name: String::new(), size, covered: 0, first_chunk, undigested: None };
             if size > 0 {
                 self.push_chunk(&mut open, entry)?;
             }
@@ -236,7 +246,11 @@ impl Builder {
             });
         }
         match &entry.chunk_type {
-            Text::Absent => self.push_data(file_offset, size, size == file.size, entry)?,
+            Text::Absent => {
+                if !self.push_data(file_offset, size, size == file.size, entry)? {
+                    file.undigested.get_or_insert(file_offset);
+                }
+            }
             Text::Parsed(ChunkType::Zeros) => {}
             Text::Wrong(text) => return Err(EntryError::UnknownChunkType(excerpt(text.as_bytes()))),
         }
@@ -244,19 +258,20 @@ impl Builder {
         Ok(())
     }
 
+    /// False if the content has no digest.
     fn push_data(
         &mut self,
         file_offset: u64,
         size: u64,
         whole_file: bool,
         entry: &Entry,
-    ) -> Result<(), EntryError> {
+    ) -> Result<bool, EntryError> {
         let digest = attributes::chunk_digest(entry, whole_file)?;
         let blob_offset = attributes::unsigned("offset", entry.offset)?;
         let inner_offset = attributes::unsigned("innerOffset", entry.inner_offset)?;
         self.check_place(blob_offset, inner_offset, size)?;
         self.chunks.push(Chunk { file_offset, size, blob_offset, inner_offset, digest });
-        Ok(())
+        Ok(digest.is_some())
     }
 
     /// Whether a chunk can be where it claims to be.

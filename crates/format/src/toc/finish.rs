@@ -3,7 +3,7 @@
 
 use super::build::Builder;
 use super::names::{NameId, Names, RelativePath, Target};
-use super::{Chunk, Dirent, Landmark, Node, NodeId, NodeKind, Toc};
+use super::{Chunk, Dirent, Landmark, Node, NodeId, NodeKind, Toc, UnverifiedToc};
 use crate::digest::Digest;
 use crate::error::{EntryError, FormatError, excerpt};
 
@@ -18,17 +18,23 @@ const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
 
 impl Builder {
     /// The tree, when all entries were added.
-    pub fn finish(mut self, digest: Digest, compressed_digest: Option<Digest>) -> Result<Toc, FormatError> {
+    pub fn finish(
+        mut self,
+        digest: Digest,
+        compressed_digest: Option<Digest>,
+    ) -> Result<UnverifiedToc, FormatError> {
         self.close_file()?;
         self.resolve_links()?;
         let landmark = self.landmark()?;
         let mut dirents = self.visible_names()?;
-        let Builder { names, mut nodes, mut chunks, .. } = self;
+        let Builder { names, mut nodes, mut chunks, undigested, .. } = self;
         let names = names.into_bytes();
         dirents.sort_unstable_by(|a, b| (a.parent, a.name(&names)).cmp(&(b.parent, b.name(&names))));
         count_links(&mut nodes, &dirents);
         drop_unreachable(&mut nodes, &mut chunks, &mut dirents);
-        Ok(Toc { digest, compressed_digest, trusted_because: None, nodes, chunks, dirents, names, landmark })
+        let toc =
+            Toc { digest, compressed_digest, trusted_because: None, nodes, chunks, dirents, names, landmark };
+        Ok(UnverifiedToc { toc, undigested })
     }
 
     /// Points the names of hard links at the nodes that their targets finally are.

@@ -35,7 +35,7 @@ pub fn read_toc(
             let mut tar = StreamDecoder::new(compression, Source(compressed));
             let size = read_tar_header(&mut tar)?;
             let (builder, digest) = read_json(&mut tar, size, footer, limits)?;
-            Ok(UnverifiedToc { toc: builder.finish(digest, None)? })
+            builder.finish(digest, None)
         }
         TocKind::ZstdChunked { json_size } => {
             let size = footer.toc.as_ref().map_or(0, |toc| toc.end.saturating_sub(toc.start));
@@ -51,7 +51,7 @@ pub fn read_toc(
             let compressed_digest = source.get_mut().hasher.clone().finish();
             // Its window may be as large as what follows takes.
             drop(text);
-            Ok(UnverifiedToc { toc: builder.finish(digest, Some(compressed_digest))? })
+            builder.finish(digest, Some(compressed_digest))
         }
     }
 }

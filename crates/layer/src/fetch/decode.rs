@@ -67,7 +67,7 @@ fn in_memory(
     for (number, chunk) in chunks {
         let start = chunk.inner_offset as usize;
         let filled = match out.get(start..start + chunk.size as usize) {
-            Some(content) if Digest::from_sha256(chunk.digest).matches(content) => {
+            Some(content) if chunk.holds(content) => {
                 let filling = files.filling();
                 let written = write(files, content, chunk.data);
                 match &written {
@@ -111,7 +111,7 @@ fn in_pieces(
         hasher.update(piece);
         if done + piece.len() as u64 == chunk.size {
             let found = std::mem::replace(&mut hasher, Hasher::new(Algorithm::Sha256)).finish();
-            if found == Digest::from_sha256(chunk.digest) {
+            if chunk.has(&found) {
                 good.push((number, *chunk));
             } else {
                 bad.get_or_insert_with(|| mismatch(number, chunk));
@@ -177,9 +177,9 @@ pub(super) fn write(files: &ImageFiles, content: &[u8], data: u64) -> Result<(),
 }
 
 fn mismatch(number: usize, chunk: &Chunk) -> Error {
-    let digest = Digest::from_sha256(chunk.digest);
-    Error::new(
-        Kind::Integrity,
-        format!("chunk {number} ({} bytes) does not have its digest {digest}", chunk.size),
-    )
+    let what = match chunk.digest.map(Digest::from_sha256) {
+        Some(digest) => format!("chunk {number} ({} bytes) does not have its digest {digest}", chunk.size),
+        None => format!("chunk {number} does not have its {} bytes", chunk.size),
+    };
+    Error::new(Kind::Integrity, what)
 }

@@ -4,8 +4,6 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
-use format::Digest;
-
 use crate::image::{Chunk, ImageFiles};
 
 /// The layers whose contents may be copied. A read lock for lookups, a write lock when a layer comes.
@@ -32,12 +30,13 @@ impl Siblings {
 
     /// A filled chunk with these bytes in any layer but `own`: a binary search in each.
     pub fn find(&self, own: &ImageFiles, wanted: &Chunk) -> Option<Found> {
+        let digest = wanted.digest?;
         let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
         all.iter().filter_map(Weak::upgrade).find_map(|files| {
             if std::ptr::eq(&*files, own) {
                 return None;
             }
-            let number = files.tables.find(&wanted.digest).filter(|&number| files.filled.get(number))?;
+            let number = files.tables.find(&digest).filter(|&number| files.filled.get(number))?;
             let chunk = files.tables.chunk(number)?;
             (chunk.size == wanted.size && chunk.size <= COPY_MAX).then_some(Found { files, chunk })
         })
@@ -50,6 +49,6 @@ impl Found {
     pub fn read(&self) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = vec![0; self.chunk.size as usize];
         self.files.image.read_exact_at(&mut bytes, self.files.meta.data_start + self.chunk.data)?;
-        Ok(Digest::from_sha256(self.chunk.digest).matches(&bytes).then_some(bytes))
+        Ok(self.chunk.holds(&bytes).then_some(bytes))
     }
 }

@@ -228,7 +228,7 @@ impl ImageFiles {
             }
             done += take as u64;
         }
-        Ok(Some(hasher.finish() == format::Digest::from_sha256(chunk.digest)))
+        Ok(Some(chunk.has(&hasher.finish())))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind};
 
 /// Version of the on-disk layout. A change of any file's format is a change of this number; other versions are
 /// rebuilt from the blob.
-pub const META_VERSION: u32 = 2;
+pub const META_VERSION: u32 = 3;
 
 /// No description comes near this many bytes.
 const SIZE_MAX: u64 = 64 << 10;
@@ -51,6 +51,9 @@ pub struct Meta {
     pub blob_size: u64,
     /// How the blob is compressed.
     pub compression: Compression,
+    /// Some contents have no digest, so that the layer can be used only where verification is waived.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undigested: bool,
     /// Start of the data area in the image file, bytes; also the length of the metadata area.
     pub data_start: u64,
     /// Length of the data area, bytes.

@@ -17,6 +17,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
+use format::Digest;
 use memmap2::Mmap;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -48,7 +49,8 @@ struct ChunkRecord {
     size: U64,
     inner_offset: U64,
     span: U32,
-    reserved: U32,
+    /// 1: the content has no digest, its field is zero.
+    undigested: U32,
     digest: [u8; 32],
 }
 
@@ -75,6 +77,12 @@ const _: () = assert!(size_of::<ChunkRecord>() == 64);
 const _: () = assert!(size_of::<SpanRecord>() == 32);
 const _: () = assert!(size_of::<DirRecord>() == 8);
 
+impl ChunkRecord {
+    fn digest(&self) -> Option<[u8; 32]> {
+        (self.undigested.get() == 0).then_some(self.digest)
+    }
+}
+
 /// A slice of one file's content, decompressed and verified on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk {
@@ -86,11 +94,22 @@ pub struct Chunk {
     pub span: u32,
     /// Where it begins in the decompressed span, bytes.
     pub inner_offset: u64,
-    /// SHA-256 of its bytes.
-    pub digest: [u8; 32],
+    /// SHA-256 of its bytes; none where the operator waived verification and the TOC has none.
+    pub digest: Option<[u8; 32]>,
 }
 
 impl Chunk {
+    /// Whether these are its bytes. True of any if it has no digest.
+    pub fn holds(&self, bytes: &[u8]) -> bool {
+        bytes.len() as u64 == self.size
+            && self.digest.is_none_or(|digest| Digest::from_sha256(digest).matches(bytes))
+    }
+
+    /// The same, when the bytes went through a hasher.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.digest.is_none_or(|own| Digest::from_sha256(own) == *digest)
+    }
+
     /// The bytes of the data area that it fills.
     pub fn data_range(&self) -> Range<u64> {
         self.data..self.data + self.size
@@ -239,7 +258,7 @@ impl Tables {
             size: record.size.get(),
             span: record.span.get(),
             inner_offset: record.inner_offset.get(),
-            digest: record.digest,
+            digest: record.digest(),
         })
     }
 
@@ -269,10 +288,11 @@ impl Tables {
     /// A chunk with this digest, if there is one.
     pub fn find(&self, digest: &[u8; 32]) -> Option<usize> {
         let (chunks, order) = (self.chunk_records(), self.by_digest());
-        let of = |number: &U32| chunks.get(number.get() as usize).map(|chunk| &chunk.digest);
-        let first = order.partition_point(|number| of(number).is_some_and(|found| found < digest));
+        let of = |number: &U32| chunks.get(number.get() as usize).and_then(ChunkRecord::digest);
+        // Those without a digest come first.
+        let first = order.partition_point(|number| of(number).is_none_or(|found| found < *digest));
         let found = order.get(first)?;
-        (of(found) == Some(digest)).then_some(found.get() as usize)
+        (of(found) == Some(*digest)).then_some(found.get() as usize)
     }
 
     /// The spans whose contents are of the same class as those of `span` and lie in the directory that is `up` levels

@@ -76,6 +76,33 @@ fn estargz_with_its_toc_in_another_image() {
     shown(source, blob.digest, Pin::Toc(blob.toc_digest), &expected(&tar), true);
 }
 
+/// Before eStargz there was no digest for a part of a file.
+#[test]
+fn legacy_stargz_where_verification_is_waived() {
+    if !root_only() {
+        return;
+    }
+    let tar = tarball::write(&tree());
+    let blob = estargz::build(&tar, &Options { chunk_size: 64 << 10, ..Options::legacy() });
+    shown(MemorySource::new(blob.bytes.clone()), blob.digest, None, &expected(&tar), false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contents_without_digest_are_refused_whatever_the_digest_of_the_toc() {
+    let root = tempfile::tempdir().unwrap();
+    let tar = tarball::write(&tree());
+    let blob = estargz::build(&tar, &Options { chunk_size: 64 << 10, ..Options::legacy() });
+    let (layers, pin) = (layers(root.path()), Pin::Toc(blob.toc_digest));
+    let source = || Arc::new(MemorySource::new(blob.bytes.clone()));
+    let error = layers.resolve(blob.digest, Some(pin), source()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Format, "{error}");
+    // As well when somebody whose images need no verification had it before.
+    let resolved = layers.resolve(blob.digest, None, source()).await.unwrap();
+    let error = resolved.verify(&pin).unwrap_err();
+    assert_eq!(error.kind(), Kind::Format, "{error}");
+    assert!(layers.resolve(blob.digest, None, source()).await.is_ok());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_toc_image_that_is_not_there_leaves_the_layer_to_an_ordinary_pull() {
     let root = tempfile::tempdir().unwrap();

@@ -15,7 +15,7 @@ fn tables(spans: impl IntoIterator<Item = (u64, u32, u32)>, dirs: Vec<Dir>) -> (
         })
         .collect();
     let chunks = (0..spans.len() as u64)
-        .map(|n| Chunk { data: n * 4096, size: 10, span: n as u32, inner_offset: 0, digest: [0; 32] })
+        .map(|n| Chunk { data: n * 4096, size: 10, span: n as u32, inner_offset: 0, digest: Some([0; 32]) })
         .collect::<Vec<_>>();
     let data_len = chunks.len() as u64 * 4096;
     open_tables(&TablesBuilder { chunks, spans, dirs, data_len })

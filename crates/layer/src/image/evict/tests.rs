@@ -23,7 +23,7 @@ fn files(contents: &[&[u64]]) -> (tempfile::TempDir, ImageFiles) {
                 size,
                 span: number as u32,
                 inner_offset: 0,
-                digest: Digest::of(&content(number, size)).sha256().unwrap(),
+                digest: Digest::of(&content(number, size)).sha256(),
             });
             let at = number as u64 * 10;
             tables.spans.push(SpanEntry { blob: at..at + 10, class: 0, dir: NO_DIR });
@@ -35,6 +35,7 @@ fn files(contents: &[&[u64]]) -> (tempfile::TempDir, ImageFiles) {
     let image = File::options().read(true).write(true).create_new(true).open(path).unwrap();
     image.set_len(BLOCK + tables.data_len).unwrap();
     let meta = Meta {
+        undigested: false,
         version: META_VERSION,
         digest: Digest::of(b"blob"),
         toc_digest: Digest::of(b"toc"),

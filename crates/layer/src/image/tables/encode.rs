@@ -61,8 +61,8 @@ impl TablesBuilder {
                 size: chunk.size.into(),
                 inner_offset: chunk.inner_offset.into(),
                 span: chunk.span.into(),
-                reserved: 0.into(),
-                digest: chunk.digest,
+                undigested: u32::from(chunk.digest.is_none()).into(),
+                digest: chunk.digest.unwrap_or_default(),
             };
             out.extend_from_slice(record.as_bytes());
         }

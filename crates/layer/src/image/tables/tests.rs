@@ -13,7 +13,7 @@ fn built(builder: &TablesBuilder) -> Tables {
 }
 
 fn chunk(data: u64, size: u64, span: u32, inner_offset: u64) -> Chunk {
-    Chunk { data, size, span, inner_offset, digest: [span as u8; 32] }
+    Chunk { data, size, span, inner_offset, digest: Some([span as u8; 32]) }
 }
 
 #[test]

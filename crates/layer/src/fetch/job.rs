@@ -96,7 +96,8 @@ impl Engine {
                         }
                     };
                     let filling = engine.files.filling();
-                    if write(&engine.files, &read, chunk.data).is_ok() {
+                    let shared = engine.options.siblings.share(&found, &engine.files, number);
+                    if shared || write(&engine.files, &read, chunk.data).is_ok() {
                         engine.files.mark_filled(number, &filling);
                     }
                 }

@@ -87,7 +87,11 @@ impl ImageFiles {
         self.read_by(chunks, || self.image.read_exact_at(buf, self.meta.data_start + offset))
     }
 
-    fn read_by(&self, chunks: Range<usize>, mut read: impl FnMut() -> io::Result<()>) -> io::Result<bool> {
+    pub(super) fn read_by(
+        &self,
+        chunks: Range<usize>,
+        mut read: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<bool> {
         for _ in 0..TRIES {
             let before = self.apart.punches.load(Ordering::Acquire);
             if !self.filled.complete() && !chunks.clone().all(|chunk| self.filled.get(chunk)) {

@@ -18,6 +18,7 @@ mod evict;
 mod filled;
 mod meta;
 mod recent;
+mod share;
 mod tables;
 
 use std::fs::{self, File, FileTimes, OpenOptions};

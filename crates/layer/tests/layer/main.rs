@@ -2,12 +2,14 @@
 
 mod cache;
 mod crash;
+mod disk;
 mod engine;
 mod fetching;
 mod formats;
 mod hostile;
 mod mounted;
 mod scale;
+mod sharing;
 mod source;
 
 use std::path::Path;

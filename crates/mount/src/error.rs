@@ -56,6 +56,14 @@ pub enum Error {
         /// Where the session is said to be mounted.
         target: PathBuf,
     },
+    /// A session that was kept is not the one to go on with.
+    #[error("cannot take over the FUSE session of {}: {reason}", target.display())]
+    NotTaken {
+        /// Where the session is said to be mounted.
+        target: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The threads of a session could not be started.
     #[error("cannot start serving FUSE requests")]
     Start {
@@ -89,9 +97,11 @@ impl Error {
             | Self::Mount { source, .. }
             | Self::Start { source }
             | Self::Resend { source } => source.raw_os_error(),
-            Self::Image { .. } | Self::Handshake { .. } | Self::NotFuse { .. } | Self::Rejected { .. } => {
-                None
-            }
+            Self::Image { .. }
+            | Self::Handshake { .. }
+            | Self::NotFuse { .. }
+            | Self::NotTaken { .. }
+            | Self::Rejected { .. } => None,
         }
     }
 

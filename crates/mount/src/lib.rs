@@ -52,6 +52,6 @@ pub use probe::{
     Backend, Choice, NoBackend, Reason, UnknownBackend, choose_backend, lists_file_types, probe_erofs,
     probe_erofs_loop, probe_fuse,
 };
-pub use session::{Negotiated, Route, Session, SessionOptions};
+pub use session::{Negotiated, Route, Session, SessionOptions, ToKeep};
 pub use source::{BoxFuture, Fetched, Source};
 pub use tree::{Caching, LayerTree, Root, StateContent, StateDir, Tree, TreeOptions, TreeServer};

@@ -6,6 +6,7 @@
 
 mod fusermount;
 mod handshake;
+mod keep;
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ use crate::fscontext::FsContext;
 use crate::mounts::{UnmountMode, unmount};
 use crate::wire::{self, flag};
 use handshake::shake_hands;
+
+pub use keep::ToKeep;
 
 /// How a session is served.
 #[derive(Clone, Debug)]

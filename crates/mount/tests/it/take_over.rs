@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::{Fetch, Place, Scripted, can_mount, image, pattern_bytes, runtime};
-use mount::{Ending, ImageServer, Negotiated, Session, SessionOptions, unmount};
+use mount::{Ending, ImageServer, Negotiated, Session, SessionOptions, ToKeep, unmount};
 
 const SIZE: u64 = 64 * 1024;
 const CHILD: &str = "TAKE_OVER_CHILD";
@@ -177,4 +177,42 @@ fn only_a_fuse_device_can_be_taken_over() {
         assert!(error.to_string().contains("is not /dev/fuse"), "{error}");
     }
     unmount(&place.dir("x"), mount::UnmountMode::Normal).unwrap();
+}
+
+#[test]
+fn what_is_kept_of_a_session_leads_to_that_session_only() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (target, other) = (place.dir("fuse"), place.dir("other"));
+    let _watchdog = Watchdog::start(&target);
+    let session = Session::mount(&target, options()).unwrap();
+    let Some(ToKeep { fd, meta, connection }) = session.to_keep().unwrap() else {
+        eprintln!("SKIPPED: this kernel cannot send FUSE requests again");
+        return;
+    };
+    let copy = || fd.try_clone().unwrap();
+    drop(session);
+    let taken = Session::take_over_kept(&target, copy(), &meta, options()).unwrap();
+    let source = Arc::new(Scripted::new(SIZE, SIZE, Fetch::Panic));
+    let runtime = runtime();
+    let server =
+        ImageServer::start(taken, runtime.handle().clone(), vec![image(7, "file", &source)]).unwrap();
+    assert!(std::fs::read(target.join("file")).unwrap() == pattern_bytes(0, SIZE as usize));
+
+    let refused = |target: &std::path::Path, meta: &[u8]| {
+        Session::take_over_kept(target, copy(), meta, options()).unwrap_err().to_string()
+    };
+    assert!(refused(&other, &meta).contains("another filesystem"));
+    let newer: Vec<u8> = meta.iter().enumerate().map(|(at, byte)| if at == 0 { 99 } else { *byte }).collect();
+    assert!(refused(&target, &newer).contains("another version"));
+
+    let control = format!("/sys/fs/fuse/connections/{connection}/abort");
+    if std::fs::write(&control, "1").is_err() {
+        rustix::mount::unmount(&target, rustix::mount::UnmountFlags::FORCE).unwrap();
+    }
+    let said = refused(&target, &meta);
+    assert!(said.contains("was aborted") || said.contains("another filesystem"), "{said}");
+    server.shutdown(Ending::Unmount).unwrap();
 }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cache_cli::args::Cache;
-use crate::logging::LogLevel;
+use crate::config_cli::args::Config;
+use crate::logging::{LogFormat, LogLevel};
 
 /// Version and revision.
 pub const VERSION: &str = env!("STARGZ_VERSION");
@@ -31,6 +32,8 @@ pub enum Verb {
     Umount(Umount),
     /// Look after the layers on disk
     Cache(Cache),
+    /// Check, print and migrate configuration files
+    Config(Config),
 }
 
 /// Flags of `containerd-stargz-grpc`.
@@ -46,9 +49,15 @@ pub struct Snapshotter {
     /// Configuration file; may be missing if it is the default one
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
-    /// How much to log
+    /// Refuse a configuration file with unknown keys
+    #[arg(long)]
+    pub strict_config: bool,
+    /// How much to log; log_level in the configuration file comes before it
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,
+    /// What log lines look like
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
     /// Directory of the state
     #[arg(long, value_name = "DIR", default_value = "/var/lib/containerd-stargz-grpc")]
     pub root: PathBuf,

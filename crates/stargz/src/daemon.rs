@@ -14,13 +14,16 @@ use snapshotter::Snapshotter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cache_cli::Commands;
-use crate::config::{self, Config};
+use crate::config::{Config, Loaded};
 use crate::control;
 use crate::cri::{self, Cri};
-use crate::keychain::{self, Keychains};
+use crate::keychain;
 use crate::lazyfs::{LazyFs, Policy, Prefetch, SharedFs};
+use crate::logging::{self, LogLevel};
+use crate::reload::{self, Reload};
 use crate::shelf::Shelf;
 use crate::socket;
+use crate::watch::{self, Desk};
 
 /// Where the daemon listens and keeps its state.
 #[derive(Clone, Debug)]
@@ -33,6 +36,10 @@ pub struct Paths {
     pub config_optional: bool,
     /// State.
     pub root: PathBuf,
+    /// Refuse unknown keys in the configuration.
+    pub strict: bool,
+    /// How much to log if the configuration does not say.
+    pub log_level: LogLevel,
 }
 
 /// A read that waits gets this much longer than the fetch under it, so that the fetch's own error is what is reported.
@@ -56,11 +63,9 @@ enum Stop {
 /// # Errors
 /// It could not start, or its socket broke.
 pub async fn run(paths: &Paths) -> anyhow::Result<()> {
-    let loaded = config::load(&paths.config, paths.config_optional)?;
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
-    let config = loaded.config;
+    let file = (paths.config.clone(), paths.config_optional);
+    let Loaded { config, values, .. } = reload::load(&file, paths.strict)?;
+    logging::set_level(reload::level(&config, paths.log_level));
     let mut stop = Stops::new()?;
     if !rustix::process::geteuid().is_root() {
         bail!("must run as root: mounting layers needs CAP_SYS_ADMIN");
@@ -68,9 +73,9 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     let root = std::path::absolute(&paths.root).context("cannot tell where the root directory is")?;
     make_root(&root)?;
     // What can be wrong with the configuration is found before anything is mounted.
-    let Keychains { all, cri } = keychain::of_daemon(&config, &root).await?;
-    let cri = cri.map(|keychain| Cri::new(&config, keychain, &paths.address));
-    let client = registry::Client::new(config.registry_options(), all)
+    let keychains = keychain::of_daemon(&config, &root).await?;
+    let cri = keychains.cri.clone().map(|keychain| Cri::new(&config, keychain, &paths.address));
+    let client = registry::Client::new(config.registry_options(), keychains.all.clone())
         .with_context(|| format!("cannot use the registries in {}", paths.config.display()))?;
     let probed = root.clone();
     if let Err(reason) = tokio::task::spawn_blocking(move || mount::probe_erofs(&probed)).await? {
@@ -89,11 +94,13 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     let shelf = Arc::new(shelf);
     let fs = LazyFs::new(client, layers.clone(), shelf.clone(), policy(&config));
     let control = serve_control(&root, &layers);
+    let (strict, log_level) = (paths.strict, paths.log_level);
+    let reloads = reload::on_hangup(Reload { file, strict, log_level, values, keychains, fs: fs.clone() })?;
     let served = serve(paths, &root, &config, &fs, cri.as_ref(), &mut stop).await;
     if let Some(cri) = &cri {
         cri.flush().await;
     }
-    drop(control);
+    drop((control, reloads));
     layers.close().await;
     let closed = tokio::task::spawn_blocking(move || shelf.close()).await?;
     let how = served?;
@@ -145,7 +152,7 @@ async fn serve(
     };
     let mut server = tokio::spawn(cri::server(snapshotter.clone(), listener, cri, shutdown)?);
     tracing::info!(address = %paths.address.display(), root = %root.display(), restored = restored.restored, "serving snapshots");
-    notify(sd_notify::NotifyState::Ready);
+    notify(&[sd_notify::NotifyState::Ready]);
     let how = tokio::select! {
         how = stop.next() => how,
         ended = &mut server => {
@@ -153,7 +160,7 @@ async fn serve(
             bail!("the snapshots service ended by itself");
         }
     };
-    notify(sd_notify::NotifyState::Stopping);
+    notify(&[sd_notify::NotifyState::Stopping]);
     fs.closing();
     drop(stopping);
     if tokio::time::timeout(STOP_GRACE, server).await.is_err() {
@@ -170,7 +177,8 @@ fn serve_control(root: &Path, layers: &Arc<Layers>) -> Option<tokio::task::JoinS
     match control::listen(root) {
         Ok(listener) => {
             let mut task = tokio::task::JoinSet::new();
-            task.spawn(control::serve(listener, Arc::new(Commands(layers.clone()))));
+            task.spawn(control::serve(listener, Arc::new(Desk { cache: Commands(layers.clone()) })));
+            task.spawn(watch::housekeeping());
             Some(task)
         }
         // Containers do not depend on it.
@@ -189,7 +197,8 @@ fn layers_options(config: &Config, root: &Path) -> LayersOptions {
     }
 }
 
-fn policy(config: &Config) -> Policy {
+/// What the configuration says of layers.
+pub fn policy(config: &Config) -> Policy {
     let size = u64::try_from(config.prefetch_size).unwrap_or(0);
     Policy {
         allow_no_verification: config.allow_no_verification,
@@ -216,9 +225,22 @@ fn make_root(root: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make root directory {}", root.display()))
 }
 
-fn notify(state: sd_notify::NotifyState<'_>) {
+/// Tells systemd that a reload has begun.
+pub fn notify_reloading() {
+    match sd_notify::NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
+        Err(_) => notify(&[sd_notify::NotifyState::Reloading]),
+    }
+}
+
+/// Tells systemd that the daemon serves.
+pub fn notify_ready() {
+    notify(&[sd_notify::NotifyState::Ready]);
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
     // Does nothing without NOTIFY_SOCKET.
-    if let Err(error) = sd_notify::notify(&[state]) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "systemd could not be told");
     }
 }

@@ -21,6 +21,22 @@ pub struct Keychains {
     pub all: Vec<Arc<dyn Keychain>>,
     /// The one that has to be taught, if it is enabled.
     pub cri: Option<Arc<CriKeychain>>,
+    /// The one that follows a cluster, if it is enabled.
+    kubernetes: Option<Arc<KubernetesSecrets>>,
+}
+
+impl Keychains {
+    /// The keychains of another configuration: files and plugins as it says; what has learned something by itself stays.
+    ///
+    /// # Errors
+    /// The configuration says too little.
+    pub fn again(&self, config: &Config) -> anyhow::Result<Vec<Arc<dyn Keychain>>> {
+        let mut all = files(config);
+        all.extend(self.kubernetes.iter().map(|secrets| Arc::clone(secrets) as Arc<dyn Keychain>));
+        all.extend(plugins(config)?);
+        all.extend(self.cri.iter().map(|cri| Arc::clone(cri) as Arc<dyn Keychain>));
+        Ok(all)
+    }
 }
 
 /// Files and programs of this machine: what a command has that runs for a while and is gone.
@@ -38,19 +54,18 @@ pub fn of_machine(config: &Config) -> anyhow::Result<Vec<Arc<dyn Keychain>>> {
 /// # Errors
 /// The configuration says too little, or the directory for what is to be kept cannot be made.
 pub async fn of_daemon(config: &Config, root: &Path) -> anyhow::Result<Keychains> {
-    let mut all = files(config);
-    if config.kubeconfig_keychain.enable_keychain {
+    let kubernetes = config.kubeconfig_keychain.enable_keychain.then(|| {
         let path = &config.kubeconfig_keychain.kubeconfig_path;
         let options = KubernetesOptions::from_environment(Some(path));
-        all.push(Arc::new(KubernetesSecrets::start(options)));
-    }
-    all.extend(plugins(config)?);
+        Arc::new(KubernetesSecrets::start(options))
+    });
     let cri = match config.cri_keychain.enable_keychain {
         true => Some(Arc::new(CriKeychain::open(cri_options(config, root)?).await)),
         false => None,
     };
-    all.extend(cri.iter().map(|cri| Arc::clone(cri) as Arc<dyn Keychain>));
-    Ok(Keychains { all, cri })
+    let mut keychains = Keychains { all: Vec::new(), cri, kubernetes };
+    keychains.all = keychains.again(config)?;
+    Ok(keychains)
 }
 
 /// Docker's configuration file (`$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`) and our own.

@@ -1,7 +1,7 @@
 //! The file system behind the snapshotter: from a snapshot's labels to a mounted layer.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,6 +47,20 @@ pub struct Prefetch {
     pub hold_up_to: Option<u64>,
 }
 
+/// What the operator says and a reload can change.
+#[derive(Clone, Debug)]
+struct Rules {
+    client: registry::Client,
+    policy: Policy,
+    background: Option<Background>,
+}
+
+impl Rules {
+    fn new(client: registry::Client, policy: Policy) -> Rules {
+        Rules { client, policy, background: policy.background.map(Background::new) }
+    }
+}
+
 /// Layers that are resolved ahead at one time. Those that containerd asks for do not wait for them.
 const RESOLVED_AHEAD_AT_ONCE: usize = 16;
 
@@ -56,11 +70,12 @@ const RESOLVED_AHEAD_AT_ONCE: usize = 16;
 /// ends by itself after the layer's time to live, and with the runtime.
 #[derive(Debug)]
 pub struct LazyFs {
-    client: registry::Client,
+    /// What a reload can change, as it is now.
+    rules: Mutex<Rules>,
     layers: Arc<Layers>,
     shelf: Arc<Shelf>,
-    policy: Policy,
-    background: Option<Background>,
+    /// Where the layers that are mounted come from, by mount point.
+    sources: Mutex<HashMap<PathBuf, LayerSource>>,
     /// Layers that were resolved ahead, and since when.
     ahead: Mutex<HashMap<Digest, Instant>>,
     /// Bounds the requests and the memory that a long list of neighbours can cost.
@@ -81,17 +96,41 @@ impl LazyFs {
         policy: Policy,
     ) -> Arc<LazyFs> {
         Arc::new(LazyFs {
-            client,
+            rules: Mutex::new(Rules::new(client, policy)),
             layers,
             shelf,
-            background: policy.background.map(Background::new),
-            policy,
+            sources: Mutex::default(),
             ahead: Mutex::default(),
             ahead_permits: Semaphore::new(RESOLVED_AHEAD_AT_ONCE),
             mounting: Mutex::default(),
             prefetches: Mutex::default(),
             closing: AtomicBool::new(false),
         })
+    }
+
+    fn rules(&self) -> Rules {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn policy(&self) -> Policy {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).policy
+    }
+
+    fn sources(&self) -> MutexGuard<'_, HashMap<PathBuf, LayerSource>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes by these rules from now on, and reads what is mounted already from the registries that they name.
+    pub fn obey(&self, client: registry::Client, policy: Policy) {
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Rules::new(client, policy);
+        let sources: Vec<_> =
+            self.sources().iter().map(|(path, from)| (path.clone(), from.clone())).collect();
+        for (path, from) in sources {
+            if let Some(layer) = self.shelf.at(&path) {
+                layer.set_source(self.source_of(&from, from.digest, from.ipfs.as_deref()));
+                self.complete(&layer);
+            }
+        }
     }
 
     /// From now on unmounting keeps what is on disk: the snapshots stay, only this process goes.
@@ -125,9 +164,9 @@ impl LazyFs {
 
     /// Begins to resolve the other layers of the image, which containerd will ask for one after the other.
     fn resolve_ahead(self: &Arc<Self>, source: &LayerSource) {
-        let now = Instant::now();
+        let (now, ttl) = (Instant::now(), self.policy().resolved_ttl);
         let mut ahead = self.ahead();
-        ahead.retain(|_, since| now.duration_since(*since) < self.policy.resolved_ttl);
+        ahead.retain(|_, since| now.duration_since(*since) < ttl);
         ahead.insert(source.digest, now);
         for Neighbour { digest, ipfs } in &source.neighbours {
             if ahead.contains_key(digest) || self.shelf.shows(digest) {
@@ -150,7 +189,7 @@ impl LazyFs {
                 tracing::debug!(%error, "layer could not be resolved ahead");
                 return;
             }
-            tokio::time::sleep(fs.policy.resolved_ttl).await;
+            tokio::time::sleep(fs.policy().resolved_ttl).await;
             if !fs.closing.load(Ordering::Relaxed) {
                 fs.forget(&digest).await;
             }
@@ -181,9 +220,10 @@ impl LazyFs {
 
     /// Where a layer of the same image comes from.
     fn source_of(&self, image: &LayerSource, digest: Digest, ipfs: Option<&str>) -> Arc<dyn BlobSource> {
-        let registry = RegistryLayer::new(&self.client, &image.reference, image.manifest, digest);
-        let Some(url) = ipfs.filter(|_| self.policy.ipfs) else { return Arc::new(registry) };
-        match self.client.ipfs_blob(url) {
+        let Rules { client, policy, .. } = self.rules();
+        let registry = RegistryLayer::new(&client, &image.reference, image.manifest, digest);
+        let Some(url) = ipfs.filter(|_| policy.ipfs) else { return Arc::new(registry) };
+        match client.ipfs_blob(url) {
             Ok(blob) => Arc::new(IpfsLayer::new(blob, registry)),
             Err(error) => {
                 tracing::warn!(layer = %digest, %error, "a URL of a layer is not usable, so its registry is asked");
@@ -196,9 +236,10 @@ impl LazyFs {
     async fn resolve(&self, source: &LayerSource) -> Result<Arc<Layer>, FsError> {
         let blob = self.source_of(source, source.digest, source.ipfs.as_deref());
         let failed = |error: layer::Error| FsError::from_error(&error);
-        let waived = if self.policy.disable_verification {
+        let policy = self.policy();
+        let waived = if policy.disable_verification {
             Some("verification is disabled by configuration")
-        } else if source.toc_digest.is_none() && source.skip_verify && self.policy.allow_no_verification {
+        } else if source.toc_digest.is_none() && source.skip_verify && policy.allow_no_verification {
             Some("the image's user asked for no verification")
         } else {
             None
@@ -224,7 +265,7 @@ impl LazyFs {
 
     /// Fetches what a start needs, then the rest.
     fn fetch_ahead(self: &Arc<Self>, layer: &Arc<Layer>, size: Option<u64>) {
-        let Some(policy) = self.policy.prefetch else { return self.complete(layer) };
+        let Some(policy) = self.policy().prefetch else { return self.complete(layer) };
         let until = layer.prefetch_end(size.unwrap_or(policy.size));
         let released = policy.hold_up_to.is_some_and(|most| until > most);
         let (done, receiver) = watch::channel(released);
@@ -246,7 +287,7 @@ impl LazyFs {
     }
 
     fn complete(&self, layer: &Arc<Layer>) {
-        if let Some(background) = &self.background {
+        if let Some(background) = self.rules().background {
             background.fill(layer);
         }
     }
@@ -292,7 +333,9 @@ impl FileSystem for SharedFs {
         let layer = fs.resolve(&source).await?;
         fs.fetch_ahead(&layer, source.prefetch_size);
         let (shelf, path) = (fs.shelf.clone(), mountpoint.to_owned());
-        blocking(move || shelf.show(&layer, &path)).await
+        blocking(move || shelf.show(&layer, &path)).await?;
+        fs.sources().insert(mountpoint.to_owned(), source);
+        Ok(())
     }
 
     async fn check(&self, mountpoint: &Path, _labels: &HashMap<String, String>) -> Result<(), FsError> {
@@ -300,11 +343,12 @@ impl FileSystem for SharedFs {
         let Some(layer) = self.0.shelf.at(mountpoint) else {
             return Err(FsError::new(format!("no layer is mounted at {}", mountpoint.display())));
         };
-        if self.0.policy.check {
+        let policy = self.0.policy();
+        if policy.check {
             layer.check().await.map_err(|error| FsError::from_error(&error))?;
         }
         let (Some(policy), Some(mut done)) =
-            (self.0.policy.prefetch, self.0.prefetches().get(&layer.digest()).cloned())
+            (policy.prefetch, self.0.prefetches().get(&layer.digest()).cloned())
         else {
             return Ok(());
         };
@@ -316,6 +360,7 @@ impl FileSystem for SharedFs {
     async fn unmount(&self, mountpoint: &Path) -> Result<(), FsError> {
         let (shelf, path) = (self.0.shelf.clone(), mountpoint.to_owned());
         let unused = blocking(move || shelf.hide(&path)).await?;
+        self.0.sources().remove(mountpoint);
         match unused {
             Some(digest) if !self.0.closing.load(Ordering::Relaxed) => self.0.forget(&digest).await,
             _ => {}

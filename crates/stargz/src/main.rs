@@ -3,6 +3,7 @@
 mod cache_cli;
 mod cli;
 mod config;
+mod config_cli;
 mod control;
 mod cri;
 mod daemon;
@@ -13,8 +14,10 @@ mod logging;
 mod memory;
 mod mount_image;
 mod pins;
+mod reload;
 mod shelf;
 mod socket;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
             Verb::Mount(flags) => mount_image::mount(&flags),
             Verb::Umount(flags) => mount_image::umount(&flags),
             Verb::Cache(flags) => cache_cli::run(&flags),
+            Verb::Config(flags) => config_cli::run(&flags),
         },
     };
     match result {
@@ -75,10 +79,12 @@ fn report(text: &str) {
 }
 
 fn snapshotter(flags: cli::Snapshotter) -> anyhow::Result<()> {
-    logging::init(flags.log_level);
+    logging::init(flags.log_level, flags.log_format);
     let paths = daemon::Paths {
         config_optional: flags.config == std::path::Path::new(DEFAULT_CONFIG),
         address: flags.address,
+        strict: flags.strict_config,
+        log_level: flags.log_level,
         config: flags.config,
         root: flags.root,
     };

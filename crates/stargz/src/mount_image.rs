@@ -38,7 +38,7 @@ pub fn mount(flags: &cli::Mount) -> anyhow::Result<()> {
     let state = State::of(&dir);
     let lock = free_state(&state, &dir)?;
     if flags.foreground {
-        logging::init(flags.log_level);
+        logging::init(flags.log_level, logging::LogFormat::Auto);
         let serve = serve::run(flags, &reference, &loaded.config, &dir, &state, announce);
         let served = crate::runtime()?.block_on(serve);
         state.clear();

@@ -6,7 +6,9 @@
 mod cache;
 mod keychains;
 mod keys;
+pub mod reference;
 mod registry;
+pub mod values;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -44,6 +46,18 @@ pub struct Config {
     pub registry: registry::Registry,
     /// Layers whose manifest says where they are in IPFS are read from there.
     pub ipfs: bool,
+    /// How much to log; `None`: what the flag says.
+    pub log_level: Option<crate::logging::LogLevel>,
+    /// Say which files are read for the first time.
+    pub log_file_access: bool,
+    /// Where to serve metrics. Empty: nowhere.
+    pub metrics_address: String,
+    /// `tcp` or `unix`.
+    pub metrics_network: MetricsNetwork,
+    /// No metrics.
+    pub no_prometheus: bool,
+    /// Socket for looking inside. Empty: none.
+    pub debug_address: PathBuf,
     /// `[kubeconfig_keychain]`
     pub kubeconfig_keychain: keychains::Kubeconfig,
     /// `[kubelet_credential_provider]`
@@ -54,6 +68,17 @@ pub struct Config {
     pub snapshotter: Snapshotter,
     /// `[cache]`
     pub cache: cache::Cache,
+}
+
+/// What kind of address `metrics_address` is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MetricsNetwork {
+    /// Host and port.
+    #[default]
+    Tcp,
+    /// The path of a socket.
+    Unix,
 }
 
 /// How contents are fetched.
@@ -140,6 +165,14 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
+    /// The file has keys that nobody knows, and that was not to be.
+    #[error("{path} has unknown keys, which --strict-config refuses: {warnings}")]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// All of them.
+        warnings: String,
+    },
     /// The file is not TOML, or a value has the wrong type.
     #[error("{path}:{line}: {key}{message}")]
     Parse {
@@ -161,6 +194,25 @@ pub struct Loaded {
     pub config: Config,
     /// Keys that do nothing, one text for each.
     pub warnings: Vec<String>,
+    /// Those of them that nobody knows.
+    pub unknown: usize,
+    /// The text of each value that the file has, by its key.
+    pub values: values::Values,
+}
+
+impl Loaded {
+    /// The same, if every key is known.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unknown`].
+    pub fn strictly(self, path: &Path) -> Result<Loaded, ConfigError> {
+        if self.unknown == 0 {
+            return Ok(self);
+        }
+        let unknown = self.warnings.iter().filter(|warning| warning.contains(": unknown key "));
+        let warnings = unknown.map(String::as_str).collect::<Vec<_>>().join("; ");
+        Err(ConfigError::Unknown { path: path.to_owned(), warnings })
+    }
 }
 
 /// Reads a file.
@@ -170,14 +222,16 @@ pub struct Loaded {
 pub fn load(path: &Path, optional: bool) -> Result<Loaded, ConfigError> {
     match std::fs::read_to_string(path) {
         Ok(text) => parse(&text, path),
-        Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(Loaded { config: Config::default(), warnings: Vec::new() })
-        }
+        Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => parse("", path),
         Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
     }
 }
 
-fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
+/// Reads a text, which came from `path`.
+///
+/// # Errors
+/// It can't be parsed.
+pub fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
     let wrong = |error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start);
         let (line, key) = keys::at(text, start);
@@ -186,8 +240,10 @@ fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
     let mut unknown = Vec::new();
     let document = toml::Deserializer::parse(text).map_err(wrong)?;
     let config = serde_ignored::deserialize(document, |key| unknown.push(key.to_string())).map_err(wrong)?;
-    let warnings = unknown.iter().map(|key| keys::warning(text, key, path)).collect();
-    Ok(Loaded { config, warnings })
+    let said = unknown.iter().map(|key| keys::warning(text, key, path));
+    let (warnings, strange): (Vec<_>, Vec<bool>) = said.unzip();
+    let unknown = strange.into_iter().filter(|strange| *strange).count();
+    Ok(Loaded { config, warnings, unknown, values: values::of(text) })
 }
 
 /// 0 or less means the default.

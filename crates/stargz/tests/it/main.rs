@@ -8,3 +8,4 @@ mod lifecycle;
 mod mount_time;
 mod read_time;
 mod registries;
+mod watch;

@@ -1,0 +1,3 @@
+//! What an operator sees of a daemon, and can tell it.
+
+mod config;

@@ -21,9 +21,10 @@ use std::sync::atomic::AtomicBool;
 use format::Digest;
 
 use crate::descriptor::Descriptor;
-use crate::layout::{ANNOTATION_CONTAINERD_NAME, ANNOTATION_NAME, Writer};
+use crate::layout::{ANNOTATION_CONTAINERD_NAME, ANNOTATION_NAME};
 use crate::source::Source;
 use crate::stop::Stop;
+use crate::target::Target;
 use options::Report;
 
 pub use error::ConvertError;
@@ -108,17 +109,17 @@ impl Converter {
     }
 
     /// Converts the image whose manifest or index is `image`. All its blobs are in `target` then; the caller gives it its
-    /// name by [`Writer::publish`]. Blocks, and makes threads.
+    /// name, for a layout by [`Writer::publish`](crate::layout::Writer::publish). Blocks, and makes threads.
     ///
     /// The same image and options give the same bytes.
     ///
     /// # Errors
-    /// [`ConvertError`]. Then `target` has blobs that no image has, until it is dropped.
+    /// [`ConvertError`]. Then `target` has blobs that no image has, until they are cleared away in its own way.
     pub fn convert(
         &self,
         source: &dyn Source,
         image: &Descriptor,
-        target: &Writer,
+        target: &dyn Target,
     ) -> Result<Converted, ConvertError> {
         let stop = Stop::on(self.cancel.clone());
         let task =
@@ -134,7 +135,7 @@ struct Task<'a> {
     options: &'a Options,
     report: Option<Report>,
     source: &'a dyn Source,
-    target: &'a Writer,
+    target: &'a dyn Target,
     stop: Stop,
 }
 
@@ -164,6 +165,13 @@ impl Task<'_> {
             missing,
             without_annotations: plan.has_docker_images(self.options),
         })
+    }
+
+    /// Writes a document or another small blob to the target.
+    fn put(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, ConvertError> {
+        let descriptor = Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64);
+        self.target.put(media_type, &descriptor.digest, bytes)?;
+        Ok(descriptor)
     }
 
     fn report(&self, layer: &Descriptor, step: Step) {

@@ -11,7 +11,8 @@ mod writer;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor, Read, Seek as _, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use builder::tar::TarProblem;
@@ -205,6 +206,36 @@ impl Source for Layout {
                 (None, Some(extent)) => Ok(Box::new(Window::new(file, *extent))),
                 (None, None) => Err(missing()),
             },
+        }
+    }
+
+    fn open_range(
+        &self,
+        descriptor: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Box<dyn Read + Send + '_>, BlobError> {
+        let length = range.end.saturating_sub(range.start);
+        let Blobs::Archive { file, extents, .. } = &self.blobs else {
+            let digest = Box::new(descriptor.digest);
+            let file = folder::blob(&self.path, &digest);
+            let file =
+                file.map_err(|source| BlobError::Open { digest: digest.clone(), source: source.into() })?;
+            let mut file = file.ok_or_else(|| BlobError::Missing {
+                digest: digest.clone(),
+                place: self.path.display().to_string(),
+            })?;
+            file.seek(SeekFrom::Start(range.start)).map_err(|source| BlobError::Read { digest, source })?;
+            return Ok(Box::new(file.take(length)));
+        };
+        match extents.get(&descriptor.digest) {
+            Some(extent) => Ok(Box::new(Window::new(file, extent.part(range)))),
+            // What was made is small.
+            None => {
+                let mut blob = self.open(descriptor)?;
+                io::copy(&mut (&mut blob).take(range.start), &mut io::sink())
+                    .map_err(|source| BlobError::Read { digest: Box::new(descriptor.digest), source })?;
+                Ok(Box::new(blob.take(length)))
+            }
         }
     }
 }

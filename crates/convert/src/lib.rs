@@ -15,6 +15,8 @@ mod descriptor;
 mod media;
 mod source;
 mod stop;
+mod target;
 
 pub use descriptor::{Descriptor, ParsePlatformError, Platform};
 pub use source::{BlobError, Source};
+pub use target::{NewBlob, Target, TargetError};

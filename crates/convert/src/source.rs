@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, Read};
+use std::ops::Range;
 
 use format::Digest;
 use format::digest::Hasher;
@@ -20,6 +21,22 @@ pub trait Source: Sync {
     /// # Errors
     /// [`BlobError::Missing`] if it is not there, [`BlobError::Open`] if it cannot be had.
     fn open(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send + '_>, BlobError>;
+
+    /// Opens a part of the blob, which nothing checks. A source that can begin in the middle of a blob does not read what is
+    /// before it, as the default does.
+    ///
+    /// # Errors
+    /// Those of [`Source::open`]; a blob that ends before the range begins yields nothing.
+    fn open_range(
+        &self,
+        descriptor: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<Box<dyn Read + Send + '_>, BlobError> {
+        let mut blob = self.open(descriptor)?;
+        io::copy(&mut (&mut blob).take(range.start), &mut io::sink())
+            .map_err(|source| BlobError::Read { digest: Box::new(descriptor.digest), source })?;
+        Ok(Box::new(blob.take(range.end.saturating_sub(range.start))))
+    }
 }
 
 /// Why a blob cannot be read.
@@ -124,6 +141,20 @@ impl<'a> Verified<'a> {
             found => Err(BlobError::Digest { expected: digest, found: Box::new(found) }),
         }
     }
+}
+
+/// A short part of a blob, unchecked; shorter if the blob is.
+pub(crate) fn read_range(
+    source: &dyn Source,
+    blob: &Descriptor,
+    range: Range<u64>,
+) -> Result<Vec<u8>, BlobError> {
+    let mut bytes = Vec::new();
+    source
+        .open_range(blob, range)?
+        .read_to_end(&mut bytes)
+        .map_err(|source| BlobError::Read { digest: Box::new(blob.digest), source })?;
+    Ok(bytes)
 }
 
 fn read_some(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {

@@ -125,9 +125,9 @@ impl Task<'_> {
         new.media_type = media_type.to_owned();
         if document == old_document {
             // It may be named by a digest of another algorithm.
-            self.target.put_as(&old.digest, old_bytes)?;
+            self.target.put(media_type, &old.digest, old_bytes)?;
         } else {
-            let written = self.target.put(media_type, document.to_string().as_bytes())?;
+            let written = self.put(media_type, document.to_string().as_bytes())?;
             replace(&mut new, written.digest, written.size);
         }
         Ok(new)

@@ -3,8 +3,8 @@
 use builder::BuildError;
 use format::Digest;
 
-use crate::layout::LayoutError;
 use crate::source::BlobError;
+use crate::target::TargetError;
 
 /// Why an image cannot be converted.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +18,7 @@ pub enum ConvertError {
     Blob(#[from] BlobError),
     /// The new image cannot be written.
     #[error(transparent)]
-    Layout(#[from] LayoutError),
+    Target(#[from] TargetError),
     /// A document of the image does not make sense.
     #[error("the {what} {digest} is not valid: {problem}")]
     Document {

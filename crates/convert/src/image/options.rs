@@ -90,6 +90,16 @@ pub enum Step {
     Names,
     /// It is being converted.
     Building(builder::Progress),
+    /// It is being copied as it is.
+    Copying {
+        /// Bytes that were copied.
+        done: u64,
+    },
+    /// It was built and goes to where it has to be.
+    Storing {
+        /// Its new size in bytes.
+        size: u64,
+    },
     /// It is done.
     Done(Action),
 }

@@ -44,13 +44,13 @@ impl Task<'_> {
             "config": {},
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
-        let config = self.target.put(media::CONFIG, config.to_string().as_bytes())?;
+        let config = self.put(media::CONFIG, config.to_string().as_bytes())?;
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": media::MANIFEST,
             "config": config,
             "layers": layers,
         });
-        Ok(Some(self.target.put(media::MANIFEST, manifest.to_string().as_bytes())?))
+        Ok(Some(self.put(media::MANIFEST, manifest.to_string().as_bytes())?))
     }
 }

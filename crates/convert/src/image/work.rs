@@ -12,9 +12,8 @@ use format::{Digest, FOOTER_SIZE_MAX, Footer, Limits, TocKind, read_toc};
 use super::plan::Job;
 use super::{Action, ConvertError, LayerReport, Step, Task};
 use crate::descriptor::Descriptor;
-use crate::layout::Pending;
 use crate::media;
-use crate::source::{BlobError, Verified};
+use crate::source::{BlobError, Source, Verified, read_range};
 
 const BUFFER: usize = 256 << 10;
 
@@ -49,7 +48,7 @@ pub(super) struct New {
     pub toc: Option<Toc>,
 }
 
-/// An external TOC in the new layout.
+/// An external TOC at the target.
 #[derive(Debug)]
 pub(super) struct Toc {
     pub descriptor: Descriptor,
@@ -73,7 +72,7 @@ impl Outcome {
 }
 
 impl Task<'_> {
-    /// Does one job: the blob is in the new layout then.
+    /// Does one job: the blob is at the target then.
     pub(super) fn layer(&self, job: &Job) -> Result<Outcome, ConvertError> {
         let outcome = if !job.layer {
             self.copy(&job.blob, "it is not a layer")?
@@ -94,16 +93,19 @@ impl Task<'_> {
     }
 
     fn copy(&self, blob: &Descriptor, reason: &str) -> Result<Outcome, ConvertError> {
-        let copied = self.fetch(blob)?;
-        copied.keep(&blob.digest)?;
+        self.take(blob)?;
         Ok(Outcome::unchanged(blob, Action::Kept(reason.to_owned())))
     }
 
-    /// The blob in the new layout, checked, but without a name yet.
-    fn fetch(&self, blob: &Descriptor) -> Result<Pending<'_>, ConvertError> {
+    /// Makes the blob a part of the target as it is.
+    fn take(&self, blob: &Descriptor) -> Result<(), ConvertError> {
+        if self.target.adopt(blob)? {
+            return Ok(());
+        }
         let mut source = Verified::open(self.source, blob, &self.stop)?;
-        let mut pending = self.target.blob()?;
+        let mut new = self.target.begin()?;
         let mut buffer = vec![0; BUFFER];
+        let mut done = 0;
         loop {
             let got = match source.read(&mut buffer) {
                 Ok(0) => break,
@@ -113,23 +115,22 @@ impl Task<'_> {
                     return Err(BlobError::Read { digest: Box::new(blob.digest), source: error }.into());
                 }
             };
-            io::Write::write_all(&mut pending, &buffer[..got])
-                .map_err(|source| self.failed(blob, BuildError::Output(source)))?;
+            new.write_all(&buffer[..got]).map_err(|source| self.failed(blob, BuildError::Output(source)))?;
+            done += got as u64;
+            self.report(blob, Step::Copying { done });
         }
         source.finish()?;
-        Ok(pending)
+        Ok(new.keep(blob, None)?)
     }
 
     /// Takes the layer as it is if it has the format that is wanted.
     fn reuse(&self, job: &Job) -> Result<bool, ConvertError> {
-        let blob = &job.blob;
         let Some(digest) = self.claims_format(job) else { return Ok(false) };
-        let pending = self.fetch(blob)?;
-        if !has_toc(&pending, self.options.layer.format, &digest) {
-            return Ok(false);
+        let has_toc = has_toc(self.source, &job.blob, self.options.layer.format, &digest)?;
+        if has_toc {
+            self.take(&job.blob)?;
         }
-        pending.keep(&blob.digest)?;
-        Ok(true)
+        Ok(has_toc)
     }
 
     /// The digest of the layer's TOC, if its descriptor says all that is to be said of the format.
@@ -155,8 +156,8 @@ impl Task<'_> {
     fn build(&self, job: &Job) -> Result<Outcome, ConvertError> {
         let blob = &job.blob;
         let mut source = Verified::open(self.source, blob, &self.stop)?;
-        let mut pending = self.target.blob()?;
-        let built = self.builder(job).build(&mut source, BufWriter::with_capacity(BUFFER, &mut pending));
+        let mut new = self.target.begin()?;
+        let built = self.builder(job).build(&mut source, BufWriter::with_capacity(BUFFER, &mut new));
         if self.stop.is_set() {
             return Err(ConvertError::Cancelled);
         }
@@ -173,11 +174,14 @@ impl Task<'_> {
         }
         match built {
             Ok(built) => {
-                pending.keep(&built.blob_digest)?;
-                self.new_layer(blob, built)
+                let media_type = self.new_media_type().map_err(|source| self.failed(blob, source))?;
+                self.report(blob, Step::Storing { size: built.blob_size });
+                let layer = Descriptor::new(media_type, built.blob_digest, built.blob_size);
+                new.keep(&layer, Some(&built.diff_id))?;
+                self.new_layer(media_type, built)
             }
             Err(error @ BuildError::Entry { .. }) => {
-                drop(pending);
+                drop(new);
                 self.copy(blob, &error.to_string())
             }
             Err(error) => Err(self.failed(blob, error)),
@@ -205,21 +209,21 @@ impl Task<'_> {
         })
     }
 
-    fn new_layer(&self, blob: &Descriptor, built: Built) -> Result<Outcome, ConvertError> {
+    fn new_media_type(&self) -> Result<&'static str, BuildError> {
+        match self.options.layer.format {
+            Format::Estargz(_) | Format::ExternalToc { .. } => Ok(media::LAYER_GZIP),
+            Format::ZstdChunked(_) => Ok(media::LAYER_ZSTD),
+            _ => Err(BuildError::Options("this format has no media type")),
+        }
+    }
+
+    fn new_layer(&self, media_type: &'static str, built: Built) -> Result<Outcome, ConvertError> {
         let toc = match built.toc {
             Some(toc) => {
-                let descriptor = self.target.put(media::LAYER_GZIP, &toc.bytes)?;
+                let descriptor = self.put(media::LAYER_GZIP, &toc.bytes)?;
                 Some(Toc { descriptor, diff_id: toc.diff_id })
             }
             None => None,
-        };
-        let media_type = match self.options.layer.format {
-            Format::Estargz(_) | Format::ExternalToc { .. } => media::LAYER_GZIP,
-            Format::ZstdChunked(_) => media::LAYER_ZSTD,
-            _ => {
-                let error = BuildError::Options("this format has no media type");
-                return Err(self.failed(blob, error));
-            }
         };
         let new = New {
             media_type,
@@ -241,37 +245,22 @@ impl Task<'_> {
     }
 }
 
-/// Whether a blob has a TOC of this digest, as the format has it.
-fn has_toc(blob: &Pending<'_>, format: Format, digest: &Digest) -> bool {
-    let size = blob.size();
-    let mut tail = vec![0; size.min(FOOTER_SIZE_MAX as u64) as usize];
-    let start = size - tail.len() as u64;
-    if blob.read_at(&mut tail, start).is_err() {
-        return false;
-    }
-    let Ok(footer) = Footer::find(&tail, size) else { return false };
+/// Whether a blob of the source has a TOC of this digest, as the format has it.
+fn has_toc(
+    source: &dyn Source,
+    blob: &Descriptor,
+    format: Format,
+    digest: &Digest,
+) -> Result<bool, ConvertError> {
+    let tail = blob.size.saturating_sub(FOOTER_SIZE_MAX as u64)..blob.size;
+    let bytes = read_range(source, blob, tail)?;
+    let Ok(footer) = Footer::find(&bytes, blob.size) else { return Ok(false) };
     let kind = match format {
         Format::Estargz(_) => matches!(footer.kind, TocKind::Estargz),
         Format::ZstdChunked(_) => matches!(footer.kind, TocKind::ZstdChunked { .. }),
         _ => false,
     };
-    let Some(toc) = footer.toc.clone().filter(|_| kind) else { return false };
-    let compressed = PendingReader { blob, at: toc.start, end: toc.end.min(size) };
-    read_toc(&footer, compressed, &Limits::default()).is_ok_and(|toc| toc.verify(digest).is_ok())
-}
-
-struct PendingReader<'a> {
-    blob: &'a Pending<'a>,
-    at: u64,
-    end: u64,
-}
-
-impl Read for PendingReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let most = left.min(buffer.len());
-        self.blob.read_at(&mut buffer[..most], self.at)?;
-        self.at += most as u64;
-        Ok(most)
-    }
+    let Some(toc) = footer.toc.clone().filter(|_| kind) else { return Ok(false) };
+    let compressed = source.open_range(blob, toc)?;
+    Ok(read_toc(&footer, compressed, &Limits::default()).is_ok_and(|toc| toc.verify(digest).is_ok()))
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -22,6 +23,15 @@ const BUFFER: usize = 1 << 20;
 pub(super) struct Extent {
     pub offset: u64,
     pub size: u64,
+}
+
+impl Extent {
+    /// A part of it, cut at its end.
+    pub fn part(self, range: Range<u64>) -> Extent {
+        let start = range.start.min(self.size);
+        let end = range.end.clamp(start, self.size);
+        Extent { offset: self.offset + start, size: end - start }
+    }
 }
 
 /// Reads an extent, wherever others are reading.

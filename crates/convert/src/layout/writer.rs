@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -14,6 +14,7 @@ use tempfile::NamedTempFile;
 use super::{ANNOTATION_NAME, INDEX_FILE, LayoutError, VERSION_FILE, blob_path, images_of, parse};
 use crate::descriptor::Descriptor;
 use crate::media;
+use crate::target::{NewBlob, Target, TargetError};
 
 /// How the names of files begin that are being written.
 const PARTIAL: &str = ".partial-";
@@ -62,12 +63,12 @@ impl Writer {
             index: json!({ "schemaVersion": 2, "mediaType": media::INDEX, "manifests": [] }),
             made: Mutex::new(made),
         };
-        writer.begin()?;
+        writer.take_over()?;
         Ok(writer)
     }
 
     /// Takes over what is there, or begins.
-    fn begin(&mut self) -> Result<(), LayoutError> {
+    fn take_over(&mut self) -> Result<(), LayoutError> {
         let path = &self.path;
         if let Some(index) = read_if_there(&path.join(INDEX_FILE))? {
             let version = read_if_there(&path.join(VERSION_FILE))?.unwrap_or_default();
@@ -104,7 +105,7 @@ impl Writer {
     /// When no file can be made.
     pub fn blob(&self) -> Result<Pending<'_>, LayoutError> {
         let file = self.temporary()?;
-        Ok(Pending { writer: self, file, size: 0 })
+        Ok(Pending { writer: self, file })
     }
 
     /// Writes a blob that is in memory.
@@ -191,23 +192,9 @@ impl Drop for Writer {
 pub struct Pending<'a> {
     writer: &'a Writer,
     file: NamedTempFile,
-    size: u64,
 }
 
 impl Pending<'_> {
-    /// Bytes written so far.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Reads back what was written: fills the buffer from byte `offset` on.
-    ///
-    /// # Errors
-    /// When reading fails, or there are not as many bytes.
-    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.as_file().read_exact_at(buffer, offset)
-    }
-
     /// Gives the blob its name. Whoever calls this has found that it has this digest.
     ///
     /// # Errors
@@ -221,11 +208,25 @@ impl Pending<'_> {
     }
 }
 
+impl Target for Writer {
+    fn begin(&self) -> Result<Box<dyn NewBlob + '_>, TargetError> {
+        Ok(Box::new(self.blob()?))
+    }
+
+    fn put(&self, _: &str, digest: &Digest, bytes: &[u8]) -> Result<(), TargetError> {
+        Ok(self.put_as(digest, bytes)?)
+    }
+}
+
+impl NewBlob for Pending<'_> {
+    fn keep(self: Box<Self>, blob: &Descriptor, _: Option<&Digest>) -> Result<(), TargetError> {
+        Ok(Pending::keep(*self, &blob.digest)?)
+    }
+}
+
 impl Write for Pending<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.size += written as u64;
-        Ok(written)
+        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -215,6 +215,32 @@ case_zstd_chunked_of_the_converter_is_pulled_lazily() {
   same_tree nginx nginx:zstd
 }
 
+# As many layers as overlayfs and the registries' manifests are ever asked for: their paths together are longer than
+# the page that mount(2) takes.
+case_image_of_120_layers() {
+  local layers=$RIG_SCRATCH/many number names=base
+  mkdir -p "$layers/base/"{bin,etc,proc,sys,dev,run,tmp,d}
+  touch "$layers/base/etc/"{hosts,resolv.conf}
+  cp "$(command -v busybox)" "$layers/base/bin/busybox"
+  ln -s busybox "$layers/base/bin/sh"
+  for ((number = 1; number < 120; number++)); do
+    mkdir -p "$layers/l$number/d"
+    echo "$number" >"$layers/l$number/d/top"
+    head -c 5000 /dev/urandom >"$layers/l$number/d/only.$number"
+    names+=,l$number
+  done
+  /usr/bin/python3 "$RIG_REPO/rig/oci_layout.py" "$RIG_SCRATCH/many.oci" "$layers" "rig/many:org=$names"
+  tar -C "$RIG_SCRATCH/many.oci" -c . | rig_ctr image import --no-unpack - >/dev/null
+  rig_ctr image convert --estargz --oci rig/many:org rig/many:esgz >/dev/null
+  rig_ctr image push --plain-http "$(image many:esgz)" rig/many:esgz >/dev/null
+  rig_ctr image rm rig/many:org rig/many:esgz >/dev/null
+  pull many:esgz
+  equal "layers mounted lazily" "$(layers_prepared true)" 120
+  equal "what the container sees" \
+    "$(run many:esgz sh -c 'busybox cat /d/top; busybox ls /d | busybox wc -l; busybox cat /d/only.* | busybox wc -c')" \
+    $'119\n120\n595000'
+}
+
 # ---------------------------------------------------------------------------------------------------------
 # Cases: layers that are not lazy
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use format::Digest;
@@ -115,6 +116,11 @@ impl Layer {
         self.files.give_alone().map_err(|error| error.of_layer(&self.digest()))
     }
 
+    /// What fills it.
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     /// The layer's files, to look after them.
     pub(crate) fn files(&self) -> &Arc<ImageFiles> {
         &self.files
@@ -148,13 +154,18 @@ impl Layer {
     /// # Errors
     /// The range ends behind the data area, or the disk fails.
     pub fn read_local(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+        let started = Instant::now();
         let end = self.end_of(offset, buf.len())?;
         let chunks = self.files.tables.chunks_in(offset..end);
         if !self.complete() {
             self.engine.touch(chunks.clone());
         }
         self.files.recent.touch(chunks.clone());
-        self.files.read_filled(chunks, offset, buf)
+        let filled = self.files.read_filled(chunks, offset, buf)?;
+        if filled {
+            self.engine.tally().answered(started.elapsed(), buf.len());
+        }
+        Ok(filled)
     }
 
     /// Fetches and verifies what is missing in `len` bytes of the data area at `offset`.
@@ -162,6 +173,17 @@ impl Layer {
     /// # Errors
     /// What is missing could not be had; the error names the layer. The next call tries again.
     pub async fn fill(&self, offset: u64, len: usize) -> Result<Filled, Error> {
+        let started = Instant::now();
+        let filled = self.fill_now(offset, len).await;
+        let tally = self.engine.tally();
+        tally.waited(started.elapsed(), filled.as_ref().err());
+        if let Ok(Filled::Unkept(bytes)) = &filled {
+            tally.served.add(bytes.len() as u64);
+        }
+        filled
+    }
+
+    async fn fill_now(&self, offset: u64, len: usize) -> Result<Filled, Error> {
         let end = self.end_of(offset, len).map_err(|error| Error::disk("read", error))?;
         // What the disk had no room for a moment ago is not fetched again.
         if let (true, Some(bytes)) = (self.engine.disk_full(), self.engine.unkept(offset..end)) {

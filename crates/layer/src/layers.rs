@@ -173,6 +173,7 @@ impl Layers {
             siblings: Arc::default(),
             memo: Arc::new(Memo::new(UNKEPT_MAX)),
             full: Arc::default(),
+            tallies: Arc::default(),
             cache: Arc::new(Cache::new(options.root.clone(), options.cache)),
         };
         let full = engine.full.clone();
@@ -239,6 +240,11 @@ impl Layers {
                 Err(error.of_layer(&digest))
             }
         }
+    }
+
+    /// What happened to all layers since the root was taken over.
+    pub fn totals(&self) -> crate::tally::Totals {
+        self.engine.tallies.totals()
     }
 
     /// A container is about to start: what nobody waits for keeps still for a while.

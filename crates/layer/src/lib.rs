@@ -24,8 +24,10 @@ mod flush;
 pub mod image;
 mod layer;
 mod layers;
+mod look;
 mod resolve;
 pub mod source;
+pub mod tally;
 
 pub use background::Background;
 pub use cache::CacheBudget;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::cache_cli::args::Cache;
 use crate::config_cli::args::Config;
 use crate::logging::{LogFormat, LogLevel};
+use crate::status_cli::args::{Debug, Status, Top};
 
 /// Version and revision.
 pub const VERSION: &str = env!("STARGZ_VERSION");
@@ -32,6 +33,12 @@ pub enum Verb {
     Umount(Umount),
     /// Look after the layers on disk
     Cache(Cache),
+    /// Say what the daemon serves, how far it is, and what is not lazy and why
+    Status(Status),
+    /// The same, live
+    Top(Top),
+    /// Collect what is needed to find out what is wrong
+    Debug(Debug),
     /// Check, print and migrate configuration files
     Config(Config),
 }

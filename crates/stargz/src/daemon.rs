@@ -23,7 +23,7 @@ use crate::logging::{self, LogLevel};
 use crate::reload::{self, Reload};
 use crate::shelf::Shelf;
 use crate::socket;
-use crate::watch::{self, Desk};
+use crate::watch::{Desk, Watch};
 
 /// Where the daemon listens and keeps its state.
 #[derive(Clone, Debug)]
@@ -93,14 +93,22 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     .context("cannot serve layers: is the fuse module loaded?")?;
     let shelf = Arc::new(shelf);
     let fs = LazyFs::new(client, layers.clone(), shelf.clone(), policy(&config));
-    let control = serve_control(&root, &layers);
+    let watch = Arc::new(Watch {
+        fs: fs.clone(),
+        layers: layers.clone(),
+        root: root.clone(),
+        config: paths.config.clone(),
+        cache_limit: config.cache.budget().max_bytes,
+    });
+    let http = watch.serve_http(&config).await?;
+    let control = serve_control(&root, &watch);
     let (strict, log_level) = (paths.strict, paths.log_level);
     let reloads = reload::on_hangup(Reload { file, strict, log_level, values, keychains, fs: fs.clone() })?;
     let served = serve(paths, &root, &config, &fs, cri.as_ref(), &mut stop).await;
     if let Some(cri) = &cri {
         cri.flush().await;
     }
-    drop((control, reloads));
+    drop((control, reloads, http));
     layers.close().await;
     let closed = tokio::task::spawn_blocking(move || shelf.close()).await?;
     let how = served?;
@@ -173,12 +181,13 @@ async fn serve(
 }
 
 /// Lets people's commands in until the value is dropped.
-fn serve_control(root: &Path, layers: &Arc<Layers>) -> Option<tokio::task::JoinSet<()>> {
+fn serve_control(root: &Path, watch: &Arc<Watch>) -> Option<tokio::task::JoinSet<()>> {
     match control::listen(root) {
         Ok(listener) => {
             let mut task = tokio::task::JoinSet::new();
-            task.spawn(control::serve(listener, Arc::new(Desk { cache: Commands(layers.clone()) })));
-            task.spawn(watch::housekeeping());
+            let desk = Desk { cache: Commands(watch.layers.clone()), watch: watch.clone() };
+            task.spawn(control::serve(listener, Arc::new(desk)));
+            task.spawn(watch.clone().housekeeping());
             Some(task)
         }
         // Containers do not depend on it.

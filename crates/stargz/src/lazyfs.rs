@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::labels::{self, LayerSource, Neighbour};
 use crate::pins;
 use crate::shelf::Shelf;
+use crate::watch::book::Book;
 
 /// What the operator allows and wants.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +86,20 @@ pub struct LazyFs {
     /// Prefetches by layer; the value turns true when nobody has to wait for it (any more).
     prefetches: Mutex<HashMap<Digest, watch::Receiver<bool>>>,
     closing: AtomicBool,
+    book: Book,
+}
+
+/// A layer at a place where it is mounted.
+#[derive(Debug)]
+pub struct View {
+    /// The place.
+    pub path: PathBuf,
+    /// The image for which it was mounted there.
+    pub image: String,
+    /// The layer.
+    pub layer: Arc<Layer>,
+    /// Whether its contents come through this program.
+    pub served: bool,
 }
 
 impl LazyFs {
@@ -105,6 +120,7 @@ impl LazyFs {
             mounting: Mutex::default(),
             prefetches: Mutex::default(),
             closing: AtomicBool::new(false),
+            book: Book::default(),
         })
     }
 
@@ -118,6 +134,30 @@ impl LazyFs {
 
     fn sources(&self) -> MutexGuard<'_, HashMap<PathBuf, LayerSource>> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happened until now.
+    pub fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// How layers are shown that are not complete.
+    pub fn backend(&self) -> String {
+        "erofs".to_owned()
+    }
+
+    /// Everything that is mounted.
+    pub fn views(&self) -> Vec<View> {
+        let sources: Vec<_> = {
+            let sources = self.sources();
+            sources.iter().map(|(path, from)| (path.clone(), from.reference.to_string())).collect()
+        };
+        let view = |(path, image): (PathBuf, String)| {
+            let layer = self.shelf.at(&path)?;
+            let served = self.shelf.serves(&layer.digest());
+            Some(View { path, image, layer, served })
+        };
+        sources.into_iter().filter_map(view).collect()
     }
 
     /// Goes by these rules from now on, and reads what is mounted already from the registries that they name.
@@ -276,6 +316,7 @@ impl LazyFs {
             match layer.prefetch(until).await {
                 Ok(()) => {
                     let ms = started.elapsed().as_millis() as u64;
+                    fs.book.prefetches.observe(ms);
                     tracing::debug!(layer = %layer.digest(), ms, "completed to prefetch");
                 }
                 // What is missing is fetched when it is read, with an error of its own if need be.
@@ -325,17 +366,26 @@ pub struct SharedFs(pub Arc<LazyFs>);
 #[async_trait]
 impl FileSystem for SharedFs {
     async fn mount(&self, mountpoint: &Path, labels: &HashMap<String, String>) -> Result<(), FsError> {
-        let fs = &self.0;
-        let source = labels::parse(labels).map_err(|error| FsError::from_error(&error))?;
-        let _mounting = Mounting::new(fs.clone(), source.digest);
-        fs.layers.starting();
-        fs.resolve_ahead(&source);
-        let layer = fs.resolve(&source).await?;
-        fs.fetch_ahead(&layer, source.prefetch_size);
-        let (shelf, path) = (fs.shelf.clone(), mountpoint.to_owned());
-        blocking(move || shelf.show(&layer, &path)).await?;
-        fs.sources().insert(mountpoint.to_owned(), source);
-        Ok(())
+        let (fs, started) = (&self.0, Instant::now());
+        let source = match labels::parse(labels) {
+            Ok(source) => source,
+            Err(error) => {
+                let known = |part: &str| labels.iter().find(|(label, _)| label.ends_with(part));
+                let named = |part: &str| known(part).map_or("", |(_, value)| value.as_str());
+                fs.book.note_refusal(named("image-ref"), named("layer-digest"), &error.to_string());
+                return Err(FsError::from_error(&error));
+            }
+        };
+        let (image, digest) = (source.reference.to_string(), source.digest.to_string());
+        let mounted = self.mount_source(mountpoint, source).await;
+        match &mounted {
+            Ok(()) => {
+                fs.book.note_mount(mountpoint, started.elapsed());
+                fs.book.forgive(&image, &digest);
+            }
+            Err(error) => fs.book.note_refusal(&image, &digest, &error.to_string()),
+        }
+        mounted
     }
 
     async fn check(&self, mountpoint: &Path, _labels: &HashMap<String, String>) -> Result<(), FsError> {
@@ -361,6 +411,7 @@ impl FileSystem for SharedFs {
         let (shelf, path) = (self.0.shelf.clone(), mountpoint.to_owned());
         let unused = blocking(move || shelf.hide(&path)).await?;
         self.0.sources().remove(mountpoint);
+        self.0.book.note_unmount(mountpoint);
         match unused {
             Some(digest) if !self.0.closing.load(Ordering::Relaxed) => self.0.forget(&digest).await,
             _ => {}
@@ -380,5 +431,20 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(|error| FsError::from_error(&error)),
         Err(error) => Err(FsError::from_error(&error)),
+    }
+}
+
+impl SharedFs {
+    async fn mount_source(&self, mountpoint: &Path, source: LayerSource) -> Result<(), FsError> {
+        let fs = &self.0;
+        let _mounting = Mounting::new(fs.clone(), source.digest);
+        fs.layers.starting();
+        fs.resolve_ahead(&source);
+        let layer = fs.resolve(&source).await?;
+        fs.fetch_ahead(&layer, source.prefetch_size);
+        let (shelf, path) = (fs.shelf.clone(), mountpoint.to_owned());
+        blocking(move || shelf.show(&layer, &path)).await?;
+        fs.sources().insert(mountpoint.to_owned(), source);
+        Ok(())
     }
 }

@@ -17,6 +17,7 @@ mod pins;
 mod reload;
 mod shelf;
 mod socket;
+mod status_cli;
 mod watch;
 
 use std::ffi::OsString;
@@ -40,6 +41,9 @@ fn main() -> ExitCode {
             Verb::Umount(flags) => mount_image::umount(&flags),
             Verb::Cache(flags) => cache_cli::run(&flags),
             Verb::Config(flags) => config_cli::run(&flags),
+            Verb::Status(flags) => status_cli::status(&flags),
+            Verb::Top(flags) => status_cli::top(&flags),
+            Verb::Debug(flags) => status_cli::debug(&flags),
         },
     };
     match result {

@@ -140,6 +140,11 @@ impl Shelf {
         shown.values().find(|entry| entry.paths.iter().any(|p| p == path)).map(|entry| entry.layer.clone())
     }
 
+    /// Whether the layer's contents come through this program.
+    pub fn serves(&self, digest: &Digest) -> bool {
+        self.shown().get(digest).is_some_and(|entry| entry.served)
+    }
+
     /// Whether the layer is shown anywhere.
     pub fn shows(&self, digest: &Digest) -> bool {
         self.shown().contains_key(digest)

@@ -21,11 +21,13 @@ use super::memo::Memo;
 use super::plan;
 use super::readahead::ReadAhead;
 use super::siblings::Siblings;
+use super::trace::Trace;
 use super::traffic::{Priority, Traffic};
 use crate::cache::Cache;
 use crate::error::{Error, Kind};
 use crate::image::ImageFiles;
 use crate::source::BlobSource;
+use crate::tally::{Flying, Tallies, Tally};
 
 /// Limits of the engine, and what it shares with those of other layers.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub struct EngineOptions {
     pub siblings: Arc<Siblings>,
     /// Contents that the disk has no room for.
     pub memo: Arc<Memo>,
+    /// What happened to all layers of the root.
+    pub(crate) tallies: Arc<Tallies>,
     /// Told when the disk is full.
     pub full: Arc<Notify>,
     /// How much room there is.
@@ -77,6 +81,11 @@ pub struct Engine {
     /// Chunks that somebody read, one bit each, and their bytes.
     touched: Box<[AtomicU64]>,
     touched_bytes: AtomicU64,
+    /// Who comes first among them.
+    trace: Trace,
+    pub(super) tally: Arc<Tally>,
+    /// After this a read that waits fails, milliseconds.
+    read_timeout: AtomicU64,
     /// The rest of the layer is being streamed, because so much of it was read.
     pub(super) streaming: AtomicBool,
     /// Whether the digest of the whole blob was seen: 0 no, 1 it is right, 2 it is wrong.
@@ -105,6 +114,9 @@ impl Engine {
             requests: AtomicU64::new(0),
             touched: (0..words).map(|_| AtomicU64::new(0)).collect(),
             touched_bytes: AtomicU64::new(0),
+            trace: Trace::default(),
+            tally: options.tallies.join(),
+            read_timeout: AtomicU64::new(options.read_timeout.as_millis() as u64),
             streaming: AtomicBool::new(false),
             blob_digest: AtomicU8::new(0),
             full_since: Mutex::default(),
@@ -137,6 +149,24 @@ impl Engine {
     /// Bytes of the blob that arrived, and requests that were made for them.
     pub(crate) fn traffic(&self) -> (u64, u64) {
         (self.fetched.load(Ordering::Relaxed), self.requests.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// After this a read that waits fails. A fetch that broke off is not continued after it either.
+    pub(super) fn read_timeout(&self) -> Duration {
+        Duration::from_millis(self.read_timeout.load(Ordering::Relaxed))
+    }
+
+    /// Reads wait so long from now on.
+    pub(crate) fn set_read_timeout(&self, limit: Duration) {
+        self.read_timeout.store(limit.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Bytes of contents that somebody read.
@@ -185,6 +215,8 @@ impl Engine {
             if word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
                 let size = self.files.tables.chunk(chunk).map_or(0, |chunk| chunk.size);
                 self.touched_bytes.fetch_add(size, Ordering::Relaxed);
+                self.tally.touched.add(size);
+                self.trace.note(chunk);
             }
         }
     }
@@ -203,7 +235,7 @@ impl Engine {
         let wanted = self.with_read_ahead(&awaited);
         let mut result = Ok(());
         for wait in self.fetch_spans(&awaited, &wanted, Priority::Demand) {
-            result = result.and(wait.landed(self.options.read_timeout).await);
+            result = result.and(wait.landed(self.read_timeout()).await);
         }
         self.stream_if_worth_it(&awaited);
         // A neighbour in a span may have failed where our own chunk is good.
@@ -301,7 +333,11 @@ impl Engine {
             let course = Arc::new(Course::new(priority));
             mine.iter().for_each(|ticket| ticket.set_course(&course));
             let engine = self.clone();
-            jobs.spawn(async move { engine.run(mine, priority, course).await });
+            let flying = Flying::new(&self.tally, priority, mine.len());
+            jobs.spawn(async move {
+                let _flying = flying;
+                engine.run(mine, priority, course).await;
+            });
         }
     }
 
@@ -339,5 +375,11 @@ impl Engine {
         }
         *since = Some(Instant::now());
         self.options.full.notify_one();
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.options.tallies.leave(&self.tally);
     }
 }

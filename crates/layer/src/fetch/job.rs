@@ -16,6 +16,7 @@ use super::span_reader::{Arrived, SpanReader};
 use super::traffic::Priority;
 use crate::error::{Error, Kind};
 use crate::source::BlobBody;
+use crate::tally::Cause;
 
 /// How often a job leaves a connection that is much slower than others, or silent.
 const RESTARTS: u32 = 2;
@@ -53,7 +54,11 @@ impl Engine {
             tickets = Vec::new();
             for (ticket, error) in failed {
                 let bad_bytes = matches!(error.kind(), Kind::Integrity);
+                if bad_bytes {
+                    self.tally.bad.add(1);
+                }
                 if bad_bytes && !last {
+                    self.tally.retry(Cause::BadBytes);
                     tracing::warn!(layer = %self.files.meta.digest, span = ticket.span(), %error, "bad bytes from the registry, asking once more");
                     tickets.push(ticket);
                 } else {
@@ -145,7 +150,7 @@ impl Engine {
         let (mut attempt, started) = (0, Instant::now());
         while let Some(job) = self.next_request(&mut reader, priority) {
             self.options.traffic.give_way(priority, || course.urgent()).await;
-            let before = reader.remaining().count();
+            let (before, restarts) = (reader.remaining().count(), run.restarts);
             course.asked(&job.runs);
             let error = match self.ask_patiently(&job, &mut run).await {
                 Ok(Some((body, asked))) => match self.receive(body, asked, &mut reader, &mut run).await {
@@ -155,10 +160,9 @@ impl Engine {
                 // Asked for several ranges of a store that answers one: next time it is asked for one.
                 Ok(None) => continue,
                 // A store that is away may be back before the reader's time is up.
-                Err(error)
-                    if error.kind() != Kind::Refused && started.elapsed() < self.options.read_timeout =>
-                {
+                Err(error) if error.kind() != Kind::Refused && started.elapsed() < self.read_timeout() => {
                     tracing::debug!(layer = %self.files.meta.digest, %error, "the store is away, asking again");
+                    self.tally.retry(Cause::StoreAway);
                     tokio::time::sleep(AWAY).await;
                     continue;
                 }
@@ -170,11 +174,14 @@ impl Engine {
                 }
             };
             attempt = if reader.remaining().count() < before { 0 } else { attempt + 1 };
-            let late = attempt > 0 && started.elapsed() >= self.options.read_timeout;
+            let late = attempt > 0 && started.elapsed() >= self.read_timeout();
             if late || attempt >= self.options.attempts || !worth_a_retry(&error) {
                 let mut failed = reader.fail(&error);
                 failed.extend(collect(run.decoding).await);
                 return failed;
+            }
+            if run.restarts == restarts {
+                self.tally.retry(Cause::BrokeOff);
             }
             tracing::debug!(layer = %self.files.meta.digest, %error, attempt, "answer broke off, asking for the rest");
             if attempt > 0 {
@@ -205,7 +212,10 @@ impl Engine {
         while run.restarts < RESTARTS {
             match tokio::time::timeout(NO_ANSWER, self.ask(job, run.priority)).await {
                 Ok(answer) => return answer,
-                Err(_) => run.restarts += 1,
+                Err(_) => {
+                    run.restarts += 1;
+                    self.tally.retry(Cause::Silent);
+                }
             }
         }
         self.ask(job, run.priority).await
@@ -218,6 +228,7 @@ impl Engine {
     ) -> Result<Option<(Box<dyn BlobBody>, Instant)>, Error> {
         let (source, asked) = (self.source(), Instant::now());
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.tally.requests.add(1);
         tracing::trace!(
             layer = %self.files.meta.digest,
             from = job.runs.first().map_or(0, |run| run.start),
@@ -258,6 +269,7 @@ impl Engine {
                     Ok(piece) => piece?,
                     Err(_) => {
                         run.restarts += 1;
+                        self.tally.retry(Cause::Silent);
                         return Err(Error::new(Kind::Source, "a connection went silent"));
                     }
                 },
@@ -280,6 +292,7 @@ impl Engine {
             meter.exclude(held_up.elapsed());
             if run.restarts < RESTARTS && meter.straggles(reader) {
                 run.restarts += 1;
+                self.tally.retry(Cause::Slow);
                 return Err(Error::new(Kind::Source, "a connection is much slower than others"));
             }
         }
@@ -401,6 +414,7 @@ impl<'a> Meter<'a> {
         self.first_byte.get_or_insert_with(|| self.asked.elapsed());
         self.bytes += bytes;
         self.engine.fetched.fetch_add(bytes, Ordering::Relaxed);
+        self.engine.tally.fetched.add(bytes);
     }
 
     fn exclude(&mut self, time: Duration) {

@@ -24,11 +24,13 @@ pub mod flight;
 mod job;
 pub mod link;
 pub mod memo;
+mod ordered;
 pub mod plan;
 pub mod readahead;
 pub mod siblings;
 mod span_reader;
 mod sweep;
+pub(crate) mod trace;
 pub mod traffic;
 
 pub use engine::{Engine, EngineOptions};

@@ -61,7 +61,7 @@ impl Engine {
         });
     }
 
-    fn first_span_at(&self, blob: u64) -> usize {
+    pub(super) fn first_span_at(&self, blob: u64) -> usize {
         let tables = &self.files.tables;
         let (mut low, mut high) = (0, tables.span_count());
         while low < high {
@@ -74,7 +74,7 @@ impl Engine {
         low
     }
 
-    fn bytes_of(&self, span: usize) -> u64 {
+    pub(super) fn bytes_of(&self, span: usize) -> u64 {
         self.files.tables.span(span).map_or(0, |span| span.blob.end - span.blob.start)
     }
 

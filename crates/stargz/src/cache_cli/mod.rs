@@ -74,7 +74,7 @@ fn say(text: &str) -> anyhow::Result<()> {
 }
 
 /// Bytes for people.
-fn human(bytes: u64) -> String {
+pub fn human(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1023.5 {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use snapshotter::proto::snapshots::{
-    PrepareSnapshotRequest, PrepareSnapshotResponse, ViewSnapshotRequest, ViewSnapshotResponse,
+    CleanupRequest, PrepareSnapshotRequest, PrepareSnapshotResponse, RemoveSnapshotRequest,
+    ViewSnapshotRequest, ViewSnapshotResponse,
 };
 use testkit::estargz::{Blob, TOC_DIGEST_ANNOTATION};
 use tonic::codegen::http::uri::PathAndQuery;
@@ -122,6 +123,27 @@ impl Daemon<'_> {
             Ok(_) => Status::ok("an ordinary snapshot"),
             Err(status) => status,
         }
+    }
+
+    /// Whether a layer of this image is refused, so that containerd pulls it in full.
+    pub fn refused(&self, reference: &str, blob: &Blob) -> bool {
+        self.prepare(reference, blob, "", "sha256:refused", Vec::new()).code() == Code::Ok
+    }
+
+    /// Removes what was pulled, the topmost first, and cleans up after it. Whether that went well.
+    pub fn remove_all(&self) -> bool {
+        let layers = self.layers().len();
+        // What is mounted over them has to go first.
+        let container = self.scene.path("container");
+        if container.exists() {
+            mount::unmount(&container, mount::UnmountMode::Lazy).expect("the overlay can be unmounted");
+        }
+        let removed = (0..layers).rev().all(|number| {
+            let request =
+                RemoveSnapshotRequest { key: format!("sha256:chain-{number}"), ..Default::default() };
+            self.call::<_, ()>("Remove", request).is_ok()
+        });
+        removed && self.call::<_, ()>("Cleanup", CleanupRequest::default()).is_ok()
     }
 
     /// Makes a view of what was pulled, which asks for its mounts as a container does that starts.

@@ -1,3 +1,5 @@
 //! What an operator sees of a daemon, and can tell it.
 
 mod config;
+mod metrics;
+mod status;

@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use format::Digest;
 use format::digest::{Algorithm, Hasher};
+use format::{Digest, FileRanges};
 
 use crate::error::BuildError;
 use crate::pack::Item;
@@ -39,7 +39,7 @@ impl<W: Write> Blob<W> {
 pub(crate) struct Tables {
     pub toc: TocWriter,
     /// A file whose last chunk was not there yet, and those that were.
-    open: Option<Box<Member>>,
+    open: Option<(Box<Member>, FileRanges)>,
     chunks: Vec<Chunk>,
 }
 
@@ -54,8 +54,8 @@ impl Tables {
         let mut digests = digests.into_iter();
         for item in batch.items {
             match item {
-                Item::Plain(member) => self.toc.member(&member, &[], Digest::of(b""))?,
-                Item::File(member) => self.open = Some(member),
+                Item::Plain(member) => self.toc.member(&member, &[], Digest::of(b""), &FileRanges::NONE)?,
+                Item::File(member, ranges) => self.open = Some((member, ranges)),
                 Item::Chunk { piece, range, inner_offset, file_offset, last } => {
                     let start = piece.checked_sub(1).map_or(0, |before| ends[before]);
                     let digest = digests.next().expect("each chunk of a batch has a digest");
@@ -73,9 +73,9 @@ impl Tables {
     }
 
     fn close(&mut self, digest: Option<Digest>) -> Result<(), BuildError> {
-        let member = self.open.take().expect("chunks follow their file");
+        let (member, ranges) = self.open.take().expect("chunks follow their file");
         let digest = digest.unwrap_or_else(|| Digest::from_sha256(self.chunks[0].digest));
-        self.toc.member(&member, &self.chunks, digest)?;
+        self.toc.member(&member, &self.chunks, digest, &ranges)?;
         self.chunks.clear();
         Ok(())
     }

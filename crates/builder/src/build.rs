@@ -43,7 +43,7 @@ pub struct Built {
     pub annotations: BTreeMap<&'static str, String>,
     /// The TOC, for [`Format::ExternalToc`](crate::Format::ExternalToc): a layer of the TOC image.
     pub toc: Option<TocBlob>,
-    /// Prioritized files that are not in the layer.
+    /// Prioritized files, and such with wanted parts, that are not in the layer.
     pub missing: Vec<String>,
 }
 
@@ -85,7 +85,7 @@ impl Builder {
         self.options.check()?;
         let (spool, mut index) = self.read(source)?;
         index.finish()?;
-        let order = Order::new(&index, &self.options.prioritized);
+        let order = Order::new(&index, &self.options.prioritized, &self.options.ranges);
         if !order.missing.is_empty() && !self.options.allow_missing {
             return Err(BuildError::PrioritizedMissing(order.missing));
         }
@@ -149,7 +149,8 @@ impl Builder {
         order: &Order,
         blob: &mut Blob<W>,
     ) -> Result<(Stream, Toc), BuildError> {
-        let Options { format, chunk_size, prioritized, temporary, .. } = &self.options;
+        let Options { format, chunk_size, prioritized, ranges, temporary, .. } = &self.options;
+        let wanted = !prioritized.is_empty() || !ranges.is_empty();
         let mut tables = Tables::new(TocWriter::new(*chunk_size, temporary.as_deref())?);
         let settings = Settings {
             format: *format,
@@ -161,9 +162,9 @@ impl Builder {
             let mut packer = Packer::new(settings.min_chunk_size, emit);
             let producer = Producer::new(spool, index, *chunk_size);
             if self.options.lossless() {
-                producer.copy(&mut packer)?;
+                producer.copy(order, &mut packer)?;
             } else {
-                producer.rewrite(order, !prioritized.is_empty(), &mut packer)?;
+                producer.rewrite(order, wanted, &mut packer)?;
             }
             packer.finish()
         };

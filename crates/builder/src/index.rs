@@ -7,10 +7,11 @@
 //!
 //! It holds about 100 bytes and the name for each member; headers are read again from the archive when they are needed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use format::FileRanges;
 use hashbrown::HashTable;
 
 use crate::attributes;
@@ -291,15 +292,18 @@ pub(crate) struct Order {
     pub ids: Vec<Id>,
     /// How many of them come before the landmark.
     pub prioritized: usize,
-    /// Paths that were to come first but do not exist.
+    /// What is wanted of files that do not come first.
+    ranges: HashMap<Id, FileRanges>,
+    /// Paths that something is wanted of, but that do not exist.
     pub missing: Vec<String>,
 }
 
 impl Order {
     /// The prioritized paths in their order, each after its parents and the target of its link; then the others as
     /// they are in the archive.
-    pub fn new(index: &Index, prioritized: &[String]) -> Order {
-        let mut order = Order { ids: Vec::with_capacity(index.len()), prioritized: 0, missing: Vec::new() };
+    pub fn new(index: &Index, prioritized: &[String], ranges: &BTreeMap<String, FileRanges>) -> Order {
+        let ids = Vec::with_capacity(index.len());
+        let mut order = Order { ids, prioritized: 0, ranges: HashMap::new(), missing: Vec::new() };
         let mut placed = vec![false; index.len()];
         for path in prioritized {
             let clean = clean(path.as_bytes());
@@ -310,6 +314,17 @@ impl Order {
             order.place_with_parents(index, id, &mut placed);
         }
         order.prioritized = order.ids.len();
+        for (path, ranges) in ranges {
+            let Some(id) = index.find(&clean(path.as_bytes())) else {
+                order.missing.push(path.clone());
+                continue;
+            };
+            let id = index.carrier(id).unwrap_or(id);
+            if !placed[id.0 as usize] {
+                let both = order.ranges_of(id).union(ranges);
+                order.ranges.insert(id, both);
+            }
+        }
         for id in index.ids().filter(|id| index.is_live(*id)) {
             if let Some(carrier) = index.carrier(id) {
                 order.place(carrier, &mut placed);
@@ -317,6 +332,12 @@ impl Order {
             order.place(id, &mut placed);
         }
         order
+    }
+
+    /// What is wanted of a live member with content.
+    pub fn ranges_of(&self, id: Id) -> &FileRanges {
+        const NOTHING: &FileRanges = &FileRanges::NONE;
+        self.ranges.get(&id).unwrap_or(NOTHING)
     }
 
     fn place_with_parents(&mut self, index: &Index, id: Id, placed: &mut [bool]) {

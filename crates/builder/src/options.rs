@@ -1,9 +1,12 @@
 //! What is to be built, and how.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use format::FileRanges;
 
 use crate::error::BuildError;
 
@@ -83,6 +86,9 @@ pub struct Options {
     pub chunk_size: u32,
     /// Paths to be put in front of the landmark, most wanted first. Leading `/` and `./` do not matter.
     pub prioritized: Vec<String>,
+    /// Parts of large files that are wanted early although the files stay behind the landmark, by path: written into the
+    /// TOC (see [`FileRanges`]), where lazy pulls find them. A file that is prioritized is wanted whole.
+    pub ranges: BTreeMap<String, FileRanges>,
     /// Tell about prioritized files that are not in the layer in [`Built::missing`](crate::Built) instead of failing.
     pub allow_missing: bool,
     /// How many threads compress; 0 is one for each processor. The result does not depend on it.
@@ -104,6 +110,7 @@ impl Options {
             format,
             chunk_size: CHUNK_SIZE,
             prioritized: Vec::new(),
+            ranges: BTreeMap::new(),
             allow_missing: false,
             threads: 0,
             temporary: None,

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use format::Digest;
+use format::{Digest, FileRanges};
 
 use crate::compress::Estimator;
 use crate::error::BuildError;
@@ -25,8 +25,8 @@ const SHARED_MAX: usize = 8 << 20;
 pub(crate) enum Item {
     /// A member without content.
     Plain(Box<Member>),
-    /// A file with content, whose chunks follow.
-    File(Box<Member>),
+    /// A file with content, whose chunks follow, and what is wanted of it.
+    File(Box<Member>, FileRanges),
     /// Content of the last file.
     Chunk {
         /// Which piece of the batch it is in.

@@ -146,7 +146,7 @@ fn pack(compressor: &mut Compressor, batch: Batch, taken: Taken) -> Result<Packe
     }
     let digest = |item: &Item| match item {
         Item::Chunk { range, .. } => Some(Sha256::digest(&batch.data[range.clone()]).into()),
-        Item::Plain(_) | Item::File(_) => None,
+        Item::Plain(_) | Item::File(..) => None,
     };
     let digests = batch.items.iter().filter_map(digest).collect();
     bytes.shrink_to_fit();

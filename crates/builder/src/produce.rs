@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use format::Digest;
 use format::digest::{Algorithm, Hasher};
+use format::{Digest, FileRanges};
 
 use crate::error::BuildError;
 use crate::index::{Id, Index, Order, rename};
@@ -39,12 +39,12 @@ impl<'a> Producer<'a> {
     {
         let (first, rest) = order.ids.split_at(order.prioritized);
         for id in first {
-            self.rewrite_member(*id, packer)?;
+            self.rewrite_member(*id, order, packer)?;
         }
         let name = if wanted { PREFETCH_LANDMARK } else { NO_PREFETCH_LANDMARK };
         let landmark = Member { size: LANDMARK.len() as u64, ..Member::new(Kind::File, name) };
         self.headers(&landmark, packer)?;
-        packer.item(Item::File(Box::new(landmark)));
+        packer.item(Item::File(Box::new(landmark), FileRanges::NONE));
         let payload = Payload { file_offset: 0, size: LANDMARK.len(), alone: true };
         packer.payload(payload, |place| {
             place.copy_from_slice(&LANDMARK);
@@ -52,13 +52,13 @@ impl<'a> Producer<'a> {
         })?;
         self.pad(LANDMARK.len() as u64, packer)?;
         for id in rest {
-            self.rewrite_member(*id, packer)?;
+            self.rewrite_member(*id, order, packer)?;
         }
         Ok(())
     }
 
     /// Writes every byte of the archive where it was.
-    pub fn copy<F>(mut self, packer: &mut Packer<F>) -> Result<(), BuildError>
+    pub fn copy<F>(mut self, order: &Order, packer: &mut Packer<F>) -> Result<(), BuildError>
     where
         F: FnMut(Batch) -> Result<(), BuildError>,
     {
@@ -73,13 +73,13 @@ impl<'a> Producer<'a> {
             }
             let (content_at, size) = (member.content_at, member.size);
             self.copy_filler(at, content_at, packer)?;
-            self.content(member, packer)?;
+            self.content(member, order.ranges_of(shown), packer)?;
             at = content_at + size;
         }
         self.copy_filler(at, self.spool.size, packer)
     }
 
-    fn rewrite_member<F>(&mut self, id: Id, packer: &mut Packer<F>) -> Result<(), BuildError>
+    fn rewrite_member<F>(&mut self, id: Id, order: &Order, packer: &mut Packer<F>) -> Result<(), BuildError>
     where
         F: FnMut(Batch) -> Result<(), BuildError>,
     {
@@ -90,7 +90,7 @@ impl<'a> Producer<'a> {
             return Ok(());
         }
         let size = member.size;
-        self.content(member, packer)?;
+        self.content(member, order.ranges_of(id), packer)?;
         self.pad(size, packer)
     }
 
@@ -131,13 +131,18 @@ impl<'a> Producer<'a> {
     }
 
     /// The content of a file, chunk by chunk.
-    fn content<F>(&mut self, member: Member, packer: &mut Packer<F>) -> Result<(), BuildError>
+    fn content<F>(
+        &mut self,
+        member: Member,
+        ranges: &FileRanges,
+        packer: &mut Packer<F>,
+    ) -> Result<(), BuildError>
     where
         F: FnMut(Batch) -> Result<(), BuildError>,
     {
         let size = member.size;
         let content = Content::new(&member);
-        packer.item(Item::File(Box::new(member)));
+        packer.item(Item::File(Box::new(member), ranges.within(size)));
         // A file of one chunk has the digest of that chunk.
         let mut hasher = (size > self.chunk_size).then(|| Hasher::new(Algorithm::Sha256));
         let mut file_offset = 0;

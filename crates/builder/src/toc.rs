@@ -1,7 +1,8 @@
 //! The table of contents: JSON, an object for each member and for each further chunk of a file.
 //!
 //! Fields, their order and when they are left out are those of stargz-snapshotter's `estargz` package, whose readers
-//! are the ones that exist. What is hashed are these bytes, so any change here changes the digest of every TOC.
+//! are the ones that exist; they skip the field that is ours, `prefetchRanges`. What is hashed are these bytes, so any
+//! change here changes the digest of every TOC.
 
 use std::collections::HashMap;
 use std::collections::hash_map;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use format::digest::{Algorithm, Hasher};
-use format::{Digest, Timestamp};
+use format::{Digest, FileRanges, Timestamp};
 use tempfile::SpooledTempFile;
 
 use crate::error::BuildError;
@@ -78,7 +79,13 @@ impl TocWriter {
     }
 
     /// Adds a member, with the chunks of its content in their order and the digest of the whole, if it has content.
-    pub fn member(&mut self, member: &Member, chunks: &[Chunk], digest: Digest) -> Result<(), BuildError> {
+    pub fn member(
+        &mut self,
+        member: &Member,
+        chunks: &[Chunk],
+        digest: Digest,
+        ranges: &FileRanges,
+    ) -> Result<(), BuildError> {
         self.text.clear();
         self.attributes(member);
         if let Some(chunk) = chunks.first() {
@@ -92,6 +99,9 @@ impl TocWriter {
         }
         if let Some(chunk) = chunks.first() {
             chunk_fields(&mut self.text, chunk, self.chunk_size);
+        }
+        if !ranges.is_empty() {
+            string(&mut self.text, "prefetchRanges", &ranges.to_string());
         }
         self.end_entry()?;
         for chunk in chunks.iter().skip(1) {

@@ -6,7 +6,7 @@ use builder::{
     ANNOTATION_PODMAN_POSITION, ANNOTATION_TOC_DIGEST, ANNOTATION_UNCOMPRESSED_SIZE,
     ANNOTATION_ZSTD_CHECKSUM, ANNOTATION_ZSTD_POSITION, Format, Gzip, Options, Zstd,
 };
-use format::{Digest, Landmark, NodeKind};
+use format::{Digest, FileRanges, Landmark, NodeKind};
 use serde_json::Value;
 use support::{ESTARGZ, EXTERNAL, EXTERNAL_FOOTER, LOSSLESS, ZSTD, archive, build, options, toc, toc_bytes};
 use testkit::tarball::{self, Member, Type};
@@ -219,5 +219,39 @@ fn the_same_in_any_number_of_threads() {
         for threads in [2, 3, 16] {
             assert_eq!(digest(threads), one, "{format:?} by {threads} threads");
         }
+    }
+}
+
+#[test]
+fn wanted_parts_of_files_are_in_the_toc_and_the_files_stay_behind_the_landmark() {
+    let tar = tarball::write(&sample());
+    for format in [ESTARGZ, EXTERNAL, LOSSLESS, ZSTD] {
+        let mut options = options(format);
+        let lossless = format == LOSSLESS;
+        let ranges = |text: &str| text.parse::<FileRanges>().unwrap();
+        options.ranges.insert("/a/first".to_owned(), ranges("20000+1,39999+100"));
+        options.ranges.insert("b/zlink".to_owned(), ranges("0+1"));
+        options.ranges.insert("nowhere".to_owned(), ranges("0+1"));
+        if !lossless {
+            options.prioritized.push("b/third".to_owned());
+            options.ranges.insert("b/third".to_owned(), ranges("0+1"));
+        }
+        options.allow_missing = true;
+        let (built, blob) = build(options, &tar);
+        assert_eq!(built.missing, ["nowhere"]);
+        let (_, toc) = toc(&built, &blob);
+        let named: Vec<_> = toc
+            .prefetch_ranges()
+            .iter()
+            .map(|(node, ranges)| (toc.nodes()[node.index()].nlink, ranges.to_string()))
+            .collect();
+        // The content of a link is its target's; what comes first comes whole.
+        let expected = [(1, "20000+1,39999+1"), (2, "0+1")];
+        assert_eq!(named, expected.map(|(links, ranges)| (links, ranges.to_owned())), "{format:?}");
+        let Landmark::Prefetch { end } = toc.landmark() else {
+            assert!(lossless);
+            continue;
+        };
+        assert_eq!(toc.chunks().iter().filter(|chunk| chunk.blob_offset < end).count(), 1, "{format:?}");
     }
 }

@@ -11,7 +11,7 @@ use convert::image::{
     ANNOTATION_TOC_OF_LAYER, Action, ConvertError, Converter, MediaTypes, Options, Platforms, TOC_NAME_SUFFIX,
 };
 use convert::layout::{ANNOTATION_CONTAINERD_NAME, Layout, Writer};
-use format::Digest;
+use format::{Digest, FileRanges};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::*;
@@ -287,6 +287,18 @@ fn files_come_first_in_the_topmost_layer_that_has_them() {
     let image = target.image(&converted.image);
     assert_eq!(image.before_landmark(0), ["d/low"]);
     assert_eq!(image.before_landmark(1), ["d/both"]);
+
+    // Parts of files go to the same layers; what comes first comes whole.
+    let mut parts = wanted(&paths[..1]);
+    for path in ["d/both", "/d/low", "./nowhere"] {
+        parts.ranges.insert(path.to_owned(), FileRanges::new([0..1]));
+    }
+    let target = Target::new();
+    let converted = target.convert(&source, parts).unwrap();
+    assert_eq!(converted.missing, ["nowhere"]);
+    let image = target.image(&converted.image);
+    let named = [0, 1].map(|layer| image.toc(layer).prefetch_ranges().len());
+    assert_eq!((named, image.before_landmark(0)), ([0, 1], vec!["d/low".to_owned()]));
 
     let strict = Options { allow_missing: false, ..wanted(&paths) };
     let error = Target::new().convert(&source, strict).unwrap_err();

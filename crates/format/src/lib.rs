@@ -17,6 +17,7 @@ mod annotations;
 mod decompress;
 mod error;
 mod footer;
+mod ranges;
 mod span;
 mod timestamp;
 mod toc;
@@ -26,6 +27,7 @@ pub use decompress::{Compression, DecodeError, StreamDecoder, compressed_bound, 
 pub use digest::Digest;
 pub use error::{EntryError, FormatError};
 pub use footer::{ChunkedPosition, FOOTER_SIZE_MAX, Footer, TocKind};
+pub use ranges::{FileRanges, ParseFileRangesError};
 pub use span::{Span, span_index, spans};
 pub use timestamp::{ParseTimestampError, Timestamp};
 pub use toc::{Chunk, Landmark, Limits, Node, NodeId, NodeKind, Toc, UnverifiedToc, Xattr, read_toc};

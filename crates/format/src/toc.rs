@@ -19,6 +19,7 @@ mod read;
 
 use crate::digest::Digest;
 use crate::error::FormatError;
+use crate::ranges::FileRanges;
 use crate::timestamp::Timestamp;
 pub use read::read_toc;
 
@@ -109,6 +110,7 @@ pub struct Toc {
     /// The bytes of all names.
     names: Vec<u8>,
     landmark: Landmark,
+    ranges: Vec<(NodeId, FileRanges)>,
 }
 
 impl Toc {
@@ -163,6 +165,12 @@ impl Toc {
     /// What is to be fetched ahead of the first read.
     pub fn landmark(&self) -> Landmark {
         self.landmark
+    }
+
+    /// What is to be fetched ahead of the first read although it lies behind the landmark: parts of files, within their
+    /// sizes, in the order of the nodes. At most 65,536 ranges together.
+    pub fn prefetch_ranges(&self) -> &[(NodeId, FileRanges)] {
+        &self.ranges
     }
 }
 

@@ -16,6 +16,7 @@ use crate::image::{
 };
 
 mod kin;
+mod ranges;
 
 const BLOCK: u64 = erofs::BLOCK_SIZE as u64;
 
@@ -62,6 +63,7 @@ impl Plan<'_> {
                 Landmark::NoPrefetch => Some(0),
                 Landmark::None => None,
             },
+            prefetch_spans: ranges::wanted(self.toc, &placed.tables, &placed.offsets),
         };
         ImageFiles::write_beside(dir, &image, &placed.tables, &meta)
     }

@@ -31,7 +31,7 @@ fn times_are_read_as_they_were_written() {
 fn json(members: &[(Member, Vec<Chunk>)]) -> String {
     let mut toc = TocWriter::new(10, None).unwrap();
     for (member, chunks) in members {
-        toc.member(member, chunks, Digest::of(b"whole")).unwrap();
+        toc.member(member, chunks, Digest::of(b"whole"), &FileRanges::NONE).unwrap();
     }
     let mut toc = toc.finish().unwrap();
     let mut json = Vec::new();

@@ -1,14 +1,14 @@
 //! In which layer each of the files is that are to come first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, BufReader, Cursor, Read};
 
 use builder::BuildError;
 use builder::tar::{Kind, ScanError, Scanner};
-use format::{Compression, Digest, StreamDecoder};
+use format::{Compression, Digest, FileRanges, StreamDecoder};
 
 use super::plan::{Content, Job, Jobs, Plan};
-use super::{ConvertError, Step, Task};
+use super::{ConvertError, Options, Step, Task};
 use crate::media;
 use crate::source::Verified;
 
@@ -39,10 +39,20 @@ struct Seen {
 impl Task<'_> {
     /// Finds the topmost layer that has each prioritized file, and gives it to the layer's job. Returns what no image has.
     pub(super) fn assign_prioritized(&self, plan: &mut Plan) -> Result<Vec<String>, ConvertError> {
-        if self.options.prioritized.is_empty() {
+        let Options { prioritized, ranges, .. } = self.options;
+        let wanted = Wanted::new(prioritized.iter().chain(ranges.keys()));
+        if wanted.paths.is_empty() {
             return Ok(Vec::new());
         }
-        let wanted = Wanted::new(&self.options.prioritized);
+        let first = Wanted::new(prioritized).paths.len();
+        // By the number of the path; several ways to write it mean the same file.
+        let mut parts: HashMap<usize, FileRanges> = HashMap::new();
+        for (path, ranges) in ranges {
+            if let Some(&number) = wanted.numbers.get(&normal(path.as_bytes())) {
+                let all = parts.entry(number).or_default();
+                *all = all.union(ranges);
+            }
+        }
         let layers: Vec<&Job> =
             plan.jobs.iter().filter(|job| job.layer && media::is_layer(&job.blob.media_type)).collect();
         let seen = self.in_parallel(&layers, |job| self.look(job, &wanted))?;
@@ -57,7 +67,7 @@ impl Task<'_> {
                 numbers.iter_mut().for_each(|number| *number = jobs.add(old[*number].clone()));
             }
             Content::Image(image) => {
-                let mut assigned = vec![Vec::new(); image.layers.len()];
+                let mut assigned = vec![(Vec::new(), BTreeMap::new()); image.layers.len()];
                 for number in 0..wanted.paths.len() {
                     let layer = image.layers.iter().enumerate().rev().find_map(|(position, layer)| {
                         let seen = seen.get(&layer.digest)?;
@@ -66,11 +76,15 @@ impl Task<'_> {
                     });
                     if let Some((position, true)) = layer {
                         found.insert(number);
-                        assigned[position].push(wanted.paths[number].clone());
+                        let path = wanted.paths[number].clone();
+                        match parts.get(&number).filter(|_| number >= first) {
+                            Some(ranges) => drop(assigned[position].1.insert(path, ranges.clone())),
+                            None => assigned[position].0.push(path),
+                        }
                     }
                 }
-                for (number, prioritized) in image.jobs.iter_mut().zip(assigned) {
-                    *number = jobs.add(Job { prioritized, ..old[*number].clone() });
+                for (number, (prioritized, ranges)) in image.jobs.iter_mut().zip(assigned) {
+                    *number = jobs.add(Job { prioritized, ranges, ..old[*number].clone() });
                 }
             }
         });
@@ -135,9 +149,9 @@ fn plain<'a>(mut source: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
 }
 
 impl Wanted {
-    fn new(prioritized: &[String]) -> Wanted {
+    fn new<'a>(paths: impl IntoIterator<Item = &'a String>) -> Wanted {
         let mut wanted = Wanted { paths: Vec::new(), numbers: HashMap::new(), below: HashMap::new() };
-        for path in prioritized {
+        for path in paths {
             let name = normal(path.as_bytes());
             let number = wanted.paths.len();
             if name.is_empty() || wanted.numbers.contains_key(&name) {

@@ -1,8 +1,9 @@
 //! What is to be made of an image, and what is told meanwhile.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use format::Digest;
+use format::{Digest, FileRanges};
 
 use super::Action;
 use crate::descriptor::Platform;
@@ -20,6 +21,9 @@ pub struct Options {
     /// Files of the image to come first in their layers, most wanted first. Leading `/` and `./` do not matter. Symbolic
     /// links in the middle of a path are not followed.
     pub prioritized: Vec<String>,
+    /// Parts of files of the image that are wanted early although the files stay behind the landmark, by path; see
+    /// [`builder::Options::ranges`], which does not matter here.
+    pub ranges: BTreeMap<String, FileRanges>,
     /// Tell about prioritized files that are in no image in [`Converted::missing`](super::Converted) instead of failing.
     pub allow_missing: bool,
     /// Take layers as they are which have the format already, and a TOC that matches its annotation, unless files of them
@@ -39,6 +43,7 @@ impl Options {
             media_types: MediaTypes::Oci,
             platforms: Platforms::All,
             prioritized: Vec::new(),
+            ranges: BTreeMap::new(),
             allow_missing: false,
             reuse: true,
             parallel: 2,

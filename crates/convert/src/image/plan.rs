@@ -1,8 +1,8 @@
 //! Reads the documents of an image, and lists the work.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use format::Digest;
+use format::{Digest, FileRanges};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -69,10 +69,12 @@ pub(super) struct Job {
     pub layer: bool,
     /// Files to come first.
     pub prioritized: Vec<String>,
+    /// Parts of files that are wanted.
+    pub ranges: BTreeMap<String, FileRanges>,
 }
 
-/// What makes jobs equal: the blob, whether it is a layer, what comes first, and what is said of its format.
-type Key = (Digest, bool, Vec<String>, Vec<Option<String>>);
+/// What makes jobs equal: the blob, whether it is a layer, what is wanted of it, and what is said of its format.
+type Key = (Digest, bool, Vec<String>, BTreeMap<String, FileRanges>, Vec<Option<String>>);
 
 /// Knows the jobs that there are.
 #[derive(Default)]
@@ -84,7 +86,8 @@ pub(super) struct Jobs {
 impl Jobs {
     pub fn add(&mut self, job: Job) -> usize {
         let claims = OF_LAYER.map(|name| job.blob.annotations.get(name).cloned());
-        let key = (job.blob.digest, job.layer, job.prioritized.clone(), claims.to_vec());
+        let wanted = (job.prioritized.clone(), job.ranges.clone());
+        let key = (job.blob.digest, job.layer, wanted.0, wanted.1, claims.to_vec());
         *self.known.entry(key).or_insert_with(|| {
             self.jobs.push(job);
             self.jobs.len() - 1
@@ -123,6 +126,7 @@ impl Plan {
                 layer: layer && (media::is_layer(&blob.media_type) || media::is_foreign(&blob.media_type)),
                 blob,
                 prioritized: Vec::new(),
+                ranges: BTreeMap::new(),
             };
             *numbers = layers.into_iter().map(|blob| jobs.add(job(blob))).collect();
         });

@@ -135,7 +135,7 @@ impl Task<'_> {
 
     /// The digest of the layer's TOC, if its descriptor says all that is to be said of the format.
     fn claims_format(&self, job: &Job) -> Option<Digest> {
-        if !self.options.reuse || !job.prioritized.is_empty() {
+        if !self.options.reuse || !job.prioritized.is_empty() || !job.ranges.is_empty() {
             return None;
         }
         let has = |names: &[&str]| names.iter().all(|name| job.blob.annotations.contains_key(*name));
@@ -191,6 +191,7 @@ impl Task<'_> {
     fn builder(&self, job: &Job) -> Builder {
         let options = builder::Options {
             prioritized: job.prioritized.clone(),
+            ranges: job.ranges.clone(),
             allow_missing: true,
             ..self.options.layer.clone()
         };

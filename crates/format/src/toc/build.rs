@@ -8,7 +8,11 @@ use super::names::{NameId, Names, RelativePath, Rooted, Target};
 use super::{Chunk, Limits, Node, NodeId, NodeKind};
 use crate::error::{EntryError, FormatError, excerpt};
 use crate::footer::{Footer, TocKind};
+use crate::ranges::FileRanges;
 use crate::timestamp::Timestamp;
+
+/// Ranges of files that are kept of one TOC. What is beyond is fetched when it is read.
+const RANGES_MAX: usize = 1 << 16;
 
 /// A TOC of which some entries were read.
 #[derive(Debug)]
@@ -21,6 +25,9 @@ pub(super) struct Builder {
     pub links: Vec<Link>,
     /// The first chunk whose content cannot be verified.
     pub undigested: Option<FormatError>,
+    /// What is wanted of files, by ascending nodes.
+    pub ranges: Vec<(NodeId, FileRanges)>,
+    ranges_left: usize,
     root_explicit: bool,
     /// The file that chunk entries belong to now.
     open: Option<OpenFile>,
@@ -58,6 +65,8 @@ impl Builder {
             chunks: Vec::new(),
             links: Vec::new(),
             undigested: None,
+            ranges: Vec::new(),
+            ranges_left: RANGES_MAX,
             root_explicit: false,
             open: None,
             entries: 0,
@@ -189,6 +198,7 @@ impl Builder {
         let node = self.push(attributes::node(entry, kind)?);
         self.names.add(parent, name, Target::Node(node), true);
         if let Some(size) = file_size {
+            self.note_ranges(node, size, entry);
             let first_chunk = self.chunks.len() as u32;
             let mut open =
                 OpenFile { node, name: String::new(), size, covered: 0, first_chunk, undigested: None };
@@ -198,6 +208,17 @@ impl Builder {
             self.open = Some(open);
         }
         Ok(())
+    }
+
+    /// They are a hint: what makes no sense is ignored.
+    fn note_ranges(&mut self, node: NodeId, size: u64, entry: &Entry) {
+        let Text::Parsed(ranges) = &entry.prefetch_ranges else { return };
+        let ranges = ranges.within(size);
+        let count = ranges.as_slice().len();
+        if count > 0 && count <= self.ranges_left {
+            self.ranges_left -= count;
+            self.ranges.push((node, ranges));
+        }
     }
 
     /// An entry for a name that exists: fine for a directory that was only implied so far.

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use crate::digest::Digest;
+use crate::ranges::FileRanges;
 use crate::timestamp::Timestamp;
 
 /// The fields of an entry that mean something to a reader; all others are ignored.
@@ -35,6 +36,8 @@ pub(super) struct Entry {
     pub chunk_size: i64,
     pub chunk_digest: Text<Digest>,
     pub chunk_type: Text<ChunkType>,
+    /// Ours: of a file behind the landmark, what is wanted of it anyway.
+    pub prefetch_ranges: Text<FileRanges>,
 }
 
 /// What the bytes of a chunk are.

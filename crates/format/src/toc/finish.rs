@@ -27,13 +27,24 @@ impl Builder {
         self.resolve_links()?;
         let landmark = self.landmark()?;
         let mut dirents = self.visible_names()?;
-        let Builder { names, mut nodes, mut chunks, undigested, .. } = self;
+        let Builder { names, mut nodes, mut chunks, mut ranges, undigested, .. } = self;
         let names = names.into_bytes();
         dirents.sort_unstable_by(|a, b| (a.parent, a.name(&names)).cmp(&(b.parent, b.name(&names))));
         count_links(&mut nodes, &dirents);
-        drop_unreachable(&mut nodes, &mut chunks, &mut dirents);
-        let toc =
-            Toc { digest, compressed_digest, trusted_because: None, nodes, chunks, dirents, names, landmark };
+        let numbers = drop_unreachable(&mut nodes, &mut chunks, &mut dirents);
+        ranges.retain_mut(|(node, _)| numbers[node.index()].inspect(|number| *node = *number).is_some());
+        let trusted_because = None;
+        let toc = Toc {
+            digest,
+            compressed_digest,
+            trusted_because,
+            nodes,
+            chunks,
+            dirents,
+            names,
+            landmark,
+            ranges,
+        };
         Ok(UnverifiedToc { toc, undigested })
     }
 
@@ -196,8 +207,13 @@ fn count_links(nodes: &mut [Node], dirents: &[Dirent]) {
     }
 }
 
-/// Removes the nodes without links, with their names and chunks, and numbers what is left anew in the same order.
-fn drop_unreachable(nodes: &mut Vec<Node>, chunks: &mut Vec<Chunk>, dirents: &mut Vec<Dirent>) {
+/// Removes the nodes without links, with their names and chunks, and numbers what is left anew in the same order: what was
+/// node `n` is what the `n`th of the result says.
+fn drop_unreachable(
+    nodes: &mut Vec<Node>,
+    chunks: &mut Vec<Chunk>,
+    dirents: &mut Vec<Dirent>,
+) -> Vec<Option<NodeId>> {
     let mut next = 0;
     let numbers: Vec<Option<NodeId>> = nodes
         .iter()
@@ -216,6 +232,7 @@ fn drop_unreachable(nodes: &mut Vec<Node>, chunks: &mut Vec<Chunk>, dirents: &mu
         _ => false,
     });
     move_chunks(nodes, chunks);
+    numbers
 }
 
 /// Closes the gaps that dropped files left between the chunks of the others.

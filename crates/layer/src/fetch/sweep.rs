@@ -1,6 +1,7 @@
 //! Filling in the order of the blob.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,13 +24,23 @@ const STREAM_MIN: u64 = 4 << 20;
 
 impl Engine {
     /// Makes every chunk filled whose span begins before this byte of the blob, over as many connections as make it
-    /// faster, in one request each.
+    /// faster, in one request each; then the parts of files that the image's author named.
     pub async fn prefetch(self: &Arc<Self>, blob_end: u64) -> Result<(), Error> {
         let end = self.first_span_at(blob_end);
-        let bytes: u64 =
-            (0..end).filter(|&span| self.span_missing(span)).map(|span| self.bytes_of(span)).sum();
+        self.prefetch_runs(vec![0..end], false).await?;
+        let count = self.files.tables.span_count();
+        let named = self.files.meta.prefetch_spans.iter();
+        let named = named.map(|run| (run.start as usize).max(end)..(run.end as usize).min(count)).collect();
+        // A hint, not to be paid for with what somebody uses.
+        self.prefetch_runs(named, true).await
+    }
+
+    async fn prefetch_runs(self: &Arc<Self>, runs: Vec<Range<usize>>, spare: bool) -> Result<(), Error> {
+        let missing = runs.iter().cloned().flatten().filter(|&span| self.span_missing(span));
+        let bytes: u64 = missing.map(|span| self.bytes_of(span)).sum();
         let lanes = self.with_link(|link| link.best_lanes()) as u64;
-        self.sweep(0..end, bytes.div_ceil(lanes).max(STREAM_PIECE), Priority::Prefetch, false).await
+        let piece = bytes.div_ceil(lanes).max(STREAM_PIECE);
+        self.sweep(runs.into_iter().flatten(), piece, Priority::Prefetch, spare).await
     }
 
     /// Makes every chunk filled, giving way to everybody. Ends at the first failure.
@@ -82,17 +93,17 @@ impl Engine {
     /// `spare`, asked for by nobody, ends when room gets short: it would push out what somebody uses.
     async fn sweep(
         self: &Arc<Self>,
-        spans: std::ops::Range<usize>,
+        spans: impl Iterator<Item = usize> + Send,
         piece: u64,
         priority: Priority,
         spare: bool,
     ) -> Result<(), Error> {
-        let mut cursor = spans.start;
+        let mut spans = spans.peekable();
         let mut on_their_way: VecDeque<Vec<Wait>> = VecDeque::new();
         loop {
             // One more than there are connections, so that none of them idles between two pieces.
             let most = self.with_link(|link| link.best_lanes()) + usize::from(priority == Priority::Prefetch);
-            while on_their_way.len() < most && cursor < spans.end {
+            while on_their_way.len() < most && spans.peek().is_some() {
                 self.options.traffic.give_way(priority, || false).await;
                 if self.closed() {
                     return Err(Error::new(Kind::Closed, "the layer is closed"));
@@ -101,12 +112,13 @@ impl Engine {
                     return Err(Error::new(Kind::DiskFull, "no room to fill the layer"));
                 }
                 let (mut wanted, mut bytes) = (Vec::new(), 0);
-                while cursor < spans.end && bytes < piece {
-                    if self.span_missing(cursor) {
-                        bytes += self.bytes_of(cursor);
-                        wanted.push(cursor);
+                while bytes < piece
+                    && let Some(span) = spans.next()
+                {
+                    if self.span_missing(span) {
+                        bytes += self.bytes_of(span);
+                        wanted.push(span);
                     }
-                    cursor += 1;
                 }
                 on_their_way.push_back(self.fetch_spans(&wanted, &wanted, priority));
             }

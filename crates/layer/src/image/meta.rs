@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::ops::Range;
 use std::path::Path;
 
 use format::Digest;
@@ -61,6 +62,9 @@ pub struct Meta {
     /// Where the prefetch area ends in the blob, if the image's author marked one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefetch_end: Option<u64>,
+    /// What else is to be prefetched: runs of spans, by their numbers, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefetch_spans: Vec<Range<u32>>,
 }
 
 impl Meta {

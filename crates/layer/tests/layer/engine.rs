@@ -284,3 +284,29 @@ async fn a_full_disk_is_served_from_memory_and_not_for_ever() {
     assert_eq!(source.requests.load(Ordering::Relaxed), before);
     layers.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_large_file_only_the_parts_that_its_author_named_are_prefetched() {
+    let (root, chunk) = (tempfile::tempdir().unwrap(), 64_u64 << 10);
+    let tree = Tree::new()
+        .with("early", Entry::file(content(1, 1000)))
+        .with("large", Entry::file(content(2, 100 * chunk as usize)));
+    let mut options = Options { chunk_size: chunk as usize, ..Options::default() };
+    options.prioritized.push(b"early".to_vec());
+    let mut draft = estargz::Draft::new(&tarball::write(&tree), &options);
+    let named = format!("{}+1,{}+{},{}+999999999", 10 * chunk + 5, 50 * chunk - 1, chunk, 99 * chunk);
+    draft.entry("large")["prefetchRanges"] = named.into();
+    let blob = draft.seal();
+    let source = Arc::new(MemorySource::new(blob.bytes.clone()));
+    let layer = resolve(&layers(root.path()), &blob, source.clone()).await.unwrap();
+    source.take_reads();
+    layer.prefetch(layer.prefetch_end(0)).await.unwrap();
+    let fetched: u64 = source.take_reads().iter().map(|range| range.end - range.start).sum();
+    // Chunks 10, 49, 50 and 99 of content that does not compress.
+    assert!((4 * chunk..4 * chunk + 20_000).contains(&fetched), "{fetched}");
+    let large = layer.data_len() - 100 * chunk;
+    let mut bytes = vec![0; chunk as usize];
+    let there: Vec<u64> =
+        (0..100).filter(|number| layer.read_local(large + number * chunk, &mut bytes).unwrap()).collect();
+    assert_eq!(there, [10, 49, 50, 99]);
+}

@@ -45,6 +45,7 @@ fn files(contents: &[&[u64]]) -> (tempfile::TempDir, ImageFiles) {
         data_start: BLOCK,
         data_len: tables.data_len,
         prefetch_end: None,
+        prefetch_spans: Vec::new(),
     };
     ImageFiles::write_beside(dir.path(), &image, &tables, &meta).unwrap();
     let files = ImageFiles::open(dir.path()).unwrap();

@@ -10,6 +10,7 @@
 
 pub mod image;
 pub mod layout;
+pub mod record;
 
 mod descriptor;
 mod media;

@@ -2,14 +2,14 @@
 //!
 //! ```json
 //! {"path":"usr/bin/ls","manifestDigest":"sha256:…","layerIndex":0}
-//! {"path":"usr/lib/libbig.so","manifestDigest":"sha256:…","layerIndex":1,"ranges":"0+131072,52428800+8192"}
+//! {"path":"usr/lib/libbig.so","manifestDigest":"sha256:…","layerIndex":1,"size":99999999,"ranges":"0+131072,52428800+8192"}
 //! ```
 //!
-//! The format is stargz-snapshotter's, with one field more that its reader skips: of a large file, the parts that were
-//! touched, each as OFFSET+LENGTH in bytes.
+//! The format is stargz-snapshotter's, with two fields more that its reader skips: of a large file, its size, and the
+//! parts that were touched, each as OFFSET+LENGTH in bytes.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Write};
 
 use format::{Digest, FileRanges};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,9 @@ pub struct Entry {
     /// The layer that has the file: 0 is the lowest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_index: Option<u32>,
+    /// Its size in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
     /// The parts of it that were touched; all of it where none are named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranges: Option<FileRanges>,
@@ -118,7 +121,7 @@ impl Wanted {
             }
             match &entry.ranges {
                 Some(ranges) if ranges.is_empty() => {}
-                Some(ranges) if sparse(ranges, chunk_size.into()) => {
+                Some(ranges) if sparse(ranges, entry.size, chunk_size.into()) => {
                     let all = wanted.ranges.entry(entry.path.clone()).or_default();
                     *all = all.union(ranges);
                 }
@@ -129,15 +132,68 @@ impl Wanted {
     }
 }
 
-/// Of the part of the file up to its last touched byte, the share that has to be touched for it to be wanted whole.
+/// The share of a file that has to be touched for it to be wanted whole.
 const MOST: (u64, u64) = (3, 4);
 
-/// Whether enough chunks were left out in front of the last one that was touched, or behind it.
-fn sparse(ranges: &FileRanges, chunk: u64) -> bool {
+/// Whether enough chunks were left out.
+fn sparse(ranges: &FileRanges, size: Option<u64>, chunk: u64) -> bool {
     let chunk = chunk.max(1);
-    let touched: Vec<_> =
-        ranges.as_slice().iter().map(|range| range.start / chunk..range.end.div_ceil(chunk)).collect();
-    let count = FileRanges::new(touched.iter().cloned()).bytes();
-    let all = touched.last().map_or(0, |last| last.end);
-    count.saturating_mul(MOST.1) <= all.saturating_mul(MOST.0)
+    let chunks = ranges.as_slice().iter().map(|range| range.start / chunk..range.end.div_ceil(chunk));
+    let touched = FileRanges::new(chunks).bytes();
+    // Of a file of unknown size everything behind the last touched chunk may be missing.
+    size.is_none_or(|size| touched.saturating_mul(MOST.1) <= size.div_ceil(chunk).saturating_mul(MOST.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_others_and_our_own_are_read() {
+        let text = concat!(
+            "{\"path\":\"usr/bin/ls\",\"manifestDigest\":\"",
+            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\",\"layerIndex\":0}\n\n",
+            "{\"path\":\"a\",\"new\":[1]} {\"path\":\"b\",\"size\":9,\"ranges\":\"0+4\"}",
+        );
+        let entries = read(text.as_bytes()).unwrap();
+        assert_eq!(
+            entries.iter().map(|entry| entry.path.as_str()).collect::<Vec<_>>(),
+            ["usr/bin/ls", "a", "b"]
+        );
+        assert_eq!((entries[0].layer_index, entries[0].manifest_digest), (Some(0), Some(Digest::of(b""))));
+        let mut again = Vec::new();
+        write(&entries, &mut again).unwrap();
+        assert_eq!(read(again.as_slice()).unwrap(), entries);
+        for wrong in ["x", "{\"path\":1}", "{}", "{\"path\":\"a\",\"ranges\":\"1-2\"}", "{\"path\":\"a\""] {
+            let error = read(format!("{{\"path\":\"a\"}}\n{wrong}\n").as_bytes()).unwrap_err();
+            assert!(matches!(error, RecordError::Line { line: 2, .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn large_files_are_wanted_in_part_where_most_of_their_chunks_are_not() {
+        let entry = |path: &str, size, ranges: Option<&str>| Entry {
+            path: path.to_owned(),
+            manifest_digest: None,
+            layer_index: None,
+            size,
+            ranges: ranges.map(|text| text.parse().unwrap()),
+        };
+        let mut foreign = entry("foreign", None, None);
+        foreign.manifest_digest = Some(Digest::of(b"another"));
+        let unread = Entry { ranges: Some(FileRanges::NONE), ..entry("unread", Some(999), None) };
+        let entries = [
+            entry("whole", Some(10), None),
+            entry("few", Some(1000), Some("0+1,950+1")),
+            entry("most", Some(1000), Some("0+750")),
+            entry("more", Some(1000), Some("0+751")),
+            entry("unknown", None, Some("0+751")),
+            foreign,
+            unread,
+        ];
+        let wanted = Wanted::of(&entries, Some(&Digest::of(b"this")), 100);
+        assert_eq!(wanted.prioritized, ["whole", "more"]);
+        assert_eq!(wanted.ranges.keys().collect::<Vec<_>>(), ["few", "most", "unknown"]);
+        assert_eq!(Wanted::of(&entries, None, 100).prioritized, ["whole", "more", "foreign"]);
+    }
 }

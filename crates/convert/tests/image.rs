@@ -11,7 +11,7 @@ use convert::image::{
     ANNOTATION_TOC_OF_LAYER, Action, ConvertError, Converter, MediaTypes, Options, Platforms, TOC_NAME_SUFFIX,
 };
 use convert::layout::{ANNOTATION_CONTAINERD_NAME, Layout, Writer};
-use format::{Digest, FileRanges};
+use format::Digest;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::*;
@@ -291,7 +291,7 @@ fn files_come_first_in_the_topmost_layer_that_has_them() {
     // Parts of files go to the same layers; what comes first comes whole.
     let mut parts = wanted(&paths[..1]);
     for path in ["d/both", "/d/low", "./nowhere"] {
-        parts.ranges.insert(path.to_owned(), FileRanges::new([0..1]));
+        parts.ranges.insert(path.to_owned(), "0+1".parse().unwrap());
     }
     let target = Target::new();
     let converted = target.convert(&source, parts).unwrap();

@@ -27,7 +27,7 @@ impl Engine {
     /// faster, in one request each; then the parts of files that the image's author named.
     pub async fn prefetch(self: &Arc<Self>, blob_end: u64) -> Result<(), Error> {
         let end = self.first_span_at(blob_end);
-        self.prefetch_runs(vec![0..end], false).await?;
+        self.prefetch_runs(std::iter::once(0..end).collect(), false).await?;
         let count = self.files.tables.span_count();
         let named = self.files.meta.prefetch_spans.iter();
         let named = named.map(|run| (run.start as usize).max(end)..(run.end as usize).min(count)).collect();

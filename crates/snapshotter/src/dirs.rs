@@ -60,21 +60,25 @@ impl Dirs {
         self.of(id).join("work")
     }
 
-    /// Makes the directory of a new snapshot. Its root belongs to whoever owns the root of `parent`, since an
-    /// overlay shows the owner of its upper directory.
-    pub(crate) fn create(&self, id: u64, parent: Option<u64>, writable: bool) -> Result<(), Error> {
+    /// User and group that the root of a layer belongs to.
+    pub(crate) fn owner(&self, id: u64) -> Result<(u32, u32), Error> {
+        let dir = self.fs(id);
+        let owner = fs::metadata(&dir).map_err(Error::io("read the owner of", &dir))?;
+        Ok((owner.uid(), owner.gid()))
+    }
+
+    /// Makes the directory of a new snapshot. Its root belongs to `owner`, user and group, since an overlay shows the owner
+    /// of its upper directory.
+    pub(crate) fn create(&self, id: u64, owner: Option<(u32, u32)>, writable: bool) -> Result<(), Error> {
         let temporary = self.snapshots.join(format!("{NEW}{id}"));
         make(&temporary, PRIVATE)?;
         make(&temporary.join("fs"), FS_MODE)?;
         if writable {
             make(&temporary.join("work"), WORK_MODE)?;
         }
-        if let Some(parent) = parent {
-            let from = self.fs(parent);
-            let owner = fs::metadata(&from).map_err(Error::io("read the owner of", &from))?;
+        if let Some((uid, gid)) = owner {
             let to = temporary.join("fs");
-            chown(&to, Some(owner.uid()), Some(owner.gid()))
-                .map_err(Error::io("change the owner of", &to))?;
+            chown(&to, Some(uid), Some(gid)).map_err(Error::io("change the owner of", &to))?;
         }
         let name = self.of(id);
         fs::rename(&temporary, &name).map_err(Error::io("rename the new snapshot to", &name))

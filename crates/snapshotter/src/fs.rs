@@ -1,10 +1,16 @@
 //! What the snapshotter asks of a lazily mounting filesystem.
 
-use std::{collections::HashMap, error::Error as StdError, fmt, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    error::Error as StdError,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 
-use crate::Usage;
+use crate::{IdMap, Usage};
 
 /// Shows layers at directories before their content is here.
 ///
@@ -41,6 +47,25 @@ pub trait FileSystem: Send + Sync + fmt::Debug + 'static {
     fn usage(&self, mountpoint: &Path) -> Option<Usage> {
         let _ = mountpoint;
         None
+    }
+
+    /// A directory to be the lowest one in overlays of the layers mounted at `mountpoints`, the topmost first. It has to
+    /// stay as long as the topmost of them, and adds what the filesystem wants containers to find. Called on a thread that
+    /// may block for a moment.
+    fn below(&self, mountpoints: &[PathBuf]) -> Option<PathBuf> {
+        let _ = mountpoints;
+        None
+    }
+
+    /// Shows the directory `source`, a layer of any kind or what [`below`](FileSystem::below) gave, at the existing empty
+    /// directory `target` as well, with owners translated by `map`. The snapshotter unmounts it. Called on a thread that may
+    /// block for a moment.
+    ///
+    /// # Errors
+    /// If the kernel cannot do that.
+    fn show_mapped(&self, source: &Path, target: &Path, map: &IdMap) -> Result<(), FsError> {
+        let _ = (source, map);
+        Err(FsError::new(format!("nothing can be shown with other owners at {}", target.display())))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt, fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -155,6 +155,15 @@ impl Layers {
     pub(crate) fn usage(&self, id: u64) -> Option<Usage> {
         let mounted = self.state().mounted.contains(&id);
         mounted.then(|| self.filesystem.usage(&self.dirs.fs(id))).flatten()
+    }
+
+    /// The filesystem's directory for the bottom of an overlay of these layers, the topmost first.
+    pub(crate) fn below(&self, layers: &[RemoteLayer]) -> Option<PathBuf> {
+        if layers.is_empty() {
+            return None;
+        }
+        let mountpoints: Vec<_> = layers.iter().map(|layer| self.dirs.fs(layer.id)).collect();
+        self.filesystem.below(&mountpoints)
     }
 
     /// Unmounts what is mounted in directory `dir`, which has or had the number `id`, and removes it. Missing is

@@ -11,6 +11,7 @@ mod dirs;
 mod error;
 mod filter;
 mod fs;
+mod idmap;
 mod labels;
 mod layers;
 mod mountinfo;
@@ -24,6 +25,8 @@ mod userxattr;
 
 pub use error::{Error, FailedLayer};
 pub use fs::{FileSystem, FsError};
+pub use idmap::{IdMap, IdRange};
 pub use service::{serve, service};
 pub use snapshotter::{CloseReport, Options, RestoreReport, Snapshotter};
 pub use store::Usage;
+pub use userxattr::needed as needs_user_xattrs;

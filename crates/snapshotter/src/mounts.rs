@@ -1,28 +1,31 @@
 //! How containerd is to mount a snapshot.
 
+use std::path::{Path, PathBuf};
+
 use crate::{
     dirs::Dirs,
     proto::types::Mount,
     store::{Kind, Snapshot},
 };
 
-/// The mounts of `snapshot`: one bind mount where one directory is all there is, else one overlay. The order of
-/// options is that of containerd's own overlay snapshotter. `userxattr` adds the option of that name.
-pub(crate) fn of(snapshot: &Snapshot, dirs: &Dirs, userxattr: bool) -> Vec<Mount> {
-    let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+/// The mounts of `snapshot` on the directories `lowers`, the topmost first: one bind mount where one directory is all there
+/// is, else one overlay. The order of options is that of containerd's own overlay snapshotter. `userxattr` adds the
+/// option of that name.
+pub(crate) fn of(snapshot: &Snapshot, lowers: &[PathBuf], dirs: &Dirs, userxattr: bool) -> Vec<Mount> {
+    let path = |path: &Path| path.to_string_lossy().into_owned();
     let writable = snapshot.kind == Kind::Active;
-    match snapshot.parents.as_slice() {
-        [] => return vec![bind(path(dirs.fs(snapshot.id)), if writable { "rw" } else { "ro" })],
-        [parent] if !writable => return vec![bind(path(dirs.fs(*parent)), "ro")],
+    match lowers {
+        [] => return vec![bind(path(&dirs.fs(snapshot.id)), if writable { "rw" } else { "ro" })],
+        [only] if !writable => return vec![bind(path(only), "ro")],
         _ => {}
     }
     let mut options = Vec::new();
     if writable {
-        options.push(format!("workdir={}", path(dirs.work(snapshot.id))));
-        options.push(format!("upperdir={}", path(dirs.fs(snapshot.id))));
+        options.push(format!("workdir={}", path(&dirs.work(snapshot.id))));
+        options.push(format!("upperdir={}", path(&dirs.fs(snapshot.id))));
     }
-    let lower: Vec<_> = snapshot.parents.iter().map(|id| path(dirs.fs(*id))).collect();
-    options.push(format!("lowerdir={}", lower.join(":")));
+    let lowers: Vec<_> = lowers.iter().map(|lower| path(lower)).collect();
+    options.push(format!("lowerdir={}", lowers.join(":")));
     if userxattr {
         options.push("userxattr".to_owned());
     }
@@ -46,7 +49,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dirs = Dirs::open(root.path()).unwrap();
         let snapshot = Snapshot { id: 9, kind, parents: parents.to_vec() };
-        let mounts = of(&snapshot, &dirs, userxattr);
+        let lowers: Vec<_> = parents.iter().map(|id| dirs.fs(*id)).collect();
+        let mounts = of(&snapshot, &lowers, &dirs, userxattr);
         let [mount] = mounts.as_slice() else { panic!("{} mounts", mounts.len()) };
         assert_eq!(mount.target, "");
         let shown = format!("{} {} {}", mount.r#type, mount.source, mount.options.join(","));

@@ -17,6 +17,7 @@ pub use self::lifecycle::{CloseReport, RestoreReport};
 use crate::{
     Error, FileSystem,
     dirs::Dirs,
+    idmap::{IdMap, Mapped},
     labels::Labels,
     layers::Layers,
     mounts,
@@ -66,6 +67,7 @@ pub struct Snapshotter {
     store: Store,
     dirs: Arc<Dirs>,
     layers: Arc<Layers>,
+    mapped: Mapped,
     options: Options,
     userxattr: bool,
 }
@@ -86,8 +88,9 @@ impl Snapshotter {
         let dirs = Arc::new(Dirs::open(root)?);
         let store = Store::open(&root.join(DATABASE), dirs.highest()?)?;
         let userxattr = userxattr::needed(root)?;
+        let mapped = Mapped::new(filesystem.clone());
         let layers = Layers::new(filesystem, dirs.clone(), options.mount_timeout, options.check_timeout);
-        let this = Self { store, dirs, layers, options, userxattr };
+        let this = Self { store, dirs, layers, mapped, options, userxattr };
         if this.foreign_database() {
             warn!(
                 root = %this.options.root.display(),
@@ -101,14 +104,15 @@ impl Snapshotter {
 
     /// Tells how to mount an active snapshot or a view.
     pub(crate) async fn mounts(self: &Arc<Self>, key: String) -> Result<Vec<Mount>, Error> {
-        let (snapshot, layers) = self
+        let (snapshot, labels, layers) = self
             .blocking(move |this| {
                 let snapshot = this.store.snapshot(&key)?;
-                Ok((snapshot, this.store.remote_chain(&key)?))
+                Ok((snapshot, this.store.info(&key)?.labels, this.store.remote_chain(&key)?))
             })
             .await?;
-        self.available(layers).await?;
-        Ok(self.mounts_of(&snapshot))
+        let map = IdMap::of(&labels)?;
+        self.available(layers.clone()).await?;
+        self.blocking(move |this| this.mounts_of(&snapshot, &layers, map.as_ref())).await
     }
 
     /// Turns an active snapshot into a committed one, and measures it.
@@ -170,8 +174,23 @@ impl Snapshotter {
         layers.into_iter().map(check).collect::<FuturesUnordered<_>>().try_collect().await
     }
 
-    fn mounts_of(&self, snapshot: &Snapshot) -> Vec<Mount> {
-        mounts::of(snapshot, &self.dirs, self.userxattr)
+    /// How to mount `snapshot`, whose lazily mounted layers are `layers`, in a container whose ids are others outside as
+    /// `map` says. Blocks.
+    fn mounts_of(
+        &self,
+        snapshot: &Snapshot,
+        layers: &[RemoteLayer],
+        map: Option<&IdMap>,
+    ) -> Result<Vec<Mount>, Error> {
+        let mut lowers: Vec<_> = snapshot.parents.iter().map(|id| self.dirs.fs(*id)).collect();
+        lowers.extend(self.layers.below(layers));
+        if let (Some(map), Some(nearest)) = (map, snapshot.parents.first()) {
+            // Where containerd does not know that this can be done, it has made a copy with the right owners already.
+            if self.dirs.owner(*nearest)? != map.root()? {
+                lowers = self.mapped.lowers(snapshot.id, &self.dirs.of(snapshot.id), &lowers, map)?;
+            }
+        }
+        Ok(mounts::of(snapshot, &lowers, &self.dirs, self.userxattr))
     }
 
     fn foreign_database(&self) -> bool {

@@ -19,8 +19,12 @@ const TMPFS: i64 = 0x0102_1994;
 /// What uid_map holds in the initial user namespace, white space aside.
 const INITIAL_UID_MAP: [&str; 3] = ["0", "0", "4294967295"];
 
-/// Tells whether to add the option: asked by mounting an overlay with it in a scratch directory below `root`.
-pub(crate) fn needed(root: &Path) -> Result<bool, Error> {
+/// Tells whether overlays below the existing directory `root` need the `userxattr` option, so that their marks are
+/// `user.overlay.*`: asked, in a user namespace, by mounting one with it in a scratch directory there. Blocks.
+///
+/// # Errors
+/// `root` cannot be used.
+pub fn needed(root: &Path) -> Result<bool, Error> {
     if !in_user_namespace() {
         return Ok(false);
     }

@@ -21,7 +21,8 @@ use crate::keychain;
 use crate::lazyfs::{LazyFs, Policy, Prefetch, SharedFs};
 use crate::logging::{self, LogLevel};
 use crate::reload::{self, Reload};
-use crate::shelf::Shelf;
+use crate::selinux;
+use crate::shelf::{Shelf, ShelfOptions};
 use crate::socket;
 use crate::watch::{Desk, Watch};
 
@@ -77,20 +78,9 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     let cri = keychains.cri.clone().map(|keychain| Cri::new(&config, keychain, &paths.address));
     let client = registry::Client::new(config.registry_options(), keychains.all.clone())
         .with_context(|| format!("cannot use the registries in {}", paths.config.display()))?;
-    let probed = root.clone();
-    if let Err(reason) = tokio::task::spawn_blocking(move || mount::probe_erofs(&probed)).await? {
-        let reason = anyhow::Error::from(reason);
-        tracing::error!("layers cannot be mounted lazily here, so images are pulled in full: {reason:#}");
-    }
-
     let layers = Layers::open(layers_options(&config, &root))?;
-    let images = root.join("images");
-    let read_deadline = config.fetch_timeout() + READ_GRACE;
-    let shelf = tokio::task::spawn_blocking(move || {
-        Shelf::open(images, SessionOptions { read_deadline, ..SessionOptions::default() })
-    })
-    .await?
-    .context("cannot serve layers: is the fuse module loaded?")?;
+    let (options, at) = (shelf_options(&config, &root)?, root.clone());
+    let shelf = tokio::task::spawn_blocking(move || Shelf::open(&at, &at.join("layers"), options)).await??;
     let shelf = Arc::new(shelf);
     let fs = LazyFs::new(client, layers.clone(), shelf.clone(), policy(&config));
     let watch = Arc::new(Watch {
@@ -204,6 +194,17 @@ fn layers_options(config: &Config, root: &Path) -> LayersOptions {
         cache: config.cache.budget(),
         ..LayersOptions::new(root.join("layers"))
     }
+}
+
+fn shelf_options(config: &Config, root: &Path) -> anyhow::Result<ShelfOptions> {
+    let read_deadline = config.fetch_timeout() + READ_GRACE;
+    Ok(ShelfOptions {
+        session: SessionOptions { read_deadline, ..SessionOptions::default() },
+        backend: config.mount.backend.forced(),
+        state_directory: config.mount.state_directory,
+        user_xattrs: snapshotter::needs_user_xattrs(root)?,
+        selinux_context: selinux::context(&config.mount.selinux_context),
+    })
 }
 
 /// What the configuration says of layers.

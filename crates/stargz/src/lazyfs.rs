@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use format::Digest;
 use layer::source::{BlobSource, IpfsLayer, RegistryLayer};
 use layer::{Background, Layer, Layers, Pin};
-use snapshotter::{FileSystem, FsError, Usage};
+use mount::IdMaps;
+use snapshotter::{FileSystem, FsError, IdMap, IdRange, Usage};
 use tokio::sync::{Semaphore, watch};
 
 use crate::labels::{self, LayerSource, Neighbour};
@@ -141,9 +142,10 @@ impl LazyFs {
         &self.book
     }
 
-    /// How layers are shown that are not complete.
-    pub fn backend(&self) -> String {
-        "erofs".to_owned()
+    /// How layers are shown that are not complete, and why so.
+    pub fn backend(&self) -> (String, &str) {
+        let (backend, reason) = self.shelf.backend();
+        (backend.map_or_else(|| "none".to_owned(), |backend| backend.to_string()), reason)
     }
 
     /// Everything that is mounted.
@@ -422,6 +424,19 @@ impl FileSystem for SharedFs {
     fn usage(&self, mountpoint: &Path) -> Option<Usage> {
         let taken = self.0.shelf.at(mountpoint)?.usage().ok()?;
         Some(Usage { size: taken.bytes, inodes: taken.inodes })
+    }
+
+    fn below(&self, mountpoints: &[PathBuf]) -> Option<PathBuf> {
+        self.0.shelf.state_below(mountpoints)
+    }
+
+    fn show_mapped(&self, source: &Path, target: &Path, map: &IdMap) -> Result<(), FsError> {
+        let ranges = |ranges: &[IdRange]| {
+            let range = |&IdRange { inside, outside, len }: &IdRange| mount::IdRange { inside, outside, len };
+            ranges.iter().map(range).collect()
+        };
+        let maps = IdMaps { uids: ranges(&map.uids), gids: ranges(&map.gids) };
+        self.0.shelf.show_mapped(source, target, &maps).map_err(|error| FsError::from_error(&error))
     }
 }
 

@@ -15,6 +15,7 @@ mod memory;
 mod mount_image;
 mod pins;
 mod reload;
+mod selinux;
 mod shelf;
 mod socket;
 mod status_cli;

@@ -1,13 +1,19 @@
 //! Shows layers at paths: the place where a [`layer::Layer`] meets the kernel.
 //!
-//! A layer that is not complete is served as a FUSE file, which the kernel's EROFS takes as the data device of the
-//! layer's image. A complete layer is mounted from its image file alone, and this program is not in its path.
+//! How, is one of three backends, which all read the same image files; which one is found out by trying when the shelf is
+//! opened. With `erofs` and `erofs-loop` a layer that is not complete is served as a FUSE file, which the kernel's EROFS
+//! takes as the data device of the layer's image; a complete layer is mounted from its image file alone, and this program is
+//! not in its path. With `fuse` the layer's tree itself is served, and bound to the path.
 //!
-//! A layer that is shown at two paths is two mounts of one image file, with a page cache each: overlayfs refuses to stack
-//! a directory on itself (ELOOP), and there are images that have a layer twice.
+//! A layer that is shown at two paths is two mounts (or trees) of one image file, with a page cache each: overlayfs refuses
+//! to stack a directory on itself (ELOOP), and there are images that have a layer twice.
 //!
 //! One lock guards the table, and is held while the kernel mounts. That never waits for the network: superblock and
 //! directories are read from the image file.
+
+mod served;
+mod state;
+mod trees;
 
 use std::collections::HashMap;
 use std::io;
@@ -15,48 +21,129 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use format::Digest;
-use layer::{Filled, Layer};
+use layer::Layer;
 use mount::{
-    BoxFuture, Ending, ErofsOptions, Fetched, Image, ImageServer, Session, SessionOptions, Source,
-    UnmountMode,
+    Backend, Ending, ErofsOptions, IdMaps, Image, ImageServer, LayerTree, NoBackend, Session, SessionOptions,
+    Tree, TreeOptions, UnmountMode,
 };
+use tokio::runtime::Handle;
 
-/// The layers that are shown, and the session that serves their contents.
+use self::served::Served;
+use self::state::States;
+use self::trees::Trees;
+
+/// How a shelf shows layers.
+#[derive(Clone, Debug, Default)]
+pub struct ShelfOptions {
+    /// What the FUSE sessions have.
+    pub session: SessionOptions,
+    /// The one backend to use; `None` for the best that works.
+    pub backend: Option<Backend>,
+    /// Whether [`Shelf::state_below`] gives anything.
+    pub state_directory: bool,
+    /// Overlays keep their marks in `user.overlay.*`, as they have to in user namespaces.
+    pub user_xattrs: bool,
+    /// The SELinux label of everything that is shown; `None` where SELinux does not enforce.
+    pub selinux_context: Option<String>,
+}
+
+/// Why a shelf cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ShelfError {
+    /// The backend that was asked for does not work here.
+    #[error("backend {backend} is asked for and does not work here")]
+    Forced {
+        /// The backend.
+        backend: Backend,
+        /// Why.
+        source: NoBackend,
+    },
+    /// The kernel refuses something.
+    #[error(transparent)]
+    Mount(#[from] mount::Error),
+}
+
+/// The layers that are shown, and the sessions that serve them.
 #[derive(Debug)]
 pub struct Shelf {
-    images: Mutex<Option<ImageServer>>,
+    backend: Option<Backend>,
+    reason: String,
+    /// Where the data devices of EROFS mounts are.
     dir: PathBuf,
+    options: ShelfOptions,
+    sessions: Mutex<Sessions>,
     shown: Mutex<HashMap<Digest, Shown>>,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    /// Of the backends that mount EROFS.
+    images: Option<ImageServer>,
+    /// Of the backend `fuse`, and of state directories.
+    trees: Option<Trees>,
+    states: States,
 }
 
 #[derive(Debug)]
 struct Shown {
-    layer: Arc<Layer>,
-    /// Where it is mounted; never empty.
-    paths: Vec<PathBuf>,
-    /// Whether its contents come through the FUSE session.
-    served: bool,
+    served: Arc<Served>,
+    /// Where it is shown; never empty.
+    places: Vec<Place>,
+    /// Whether its data area is a file of the session of images.
+    device: bool,
+}
+
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    /// The number of its own tree, with the backend `fuse`.
+    tree: Option<u32>,
 }
 
 impl Shelf {
-    /// Mounts the FUSE session at `dir`. What a former process left mounted there is detached.
+    /// Finds out how layers whose images are in the existing directory `layers` can be shown, and mounts the FUSE sessions
+    /// in `root`. What a former process left mounted there is detached.
     ///
-    /// Must be called within a tokio runtime. Blocks.
+    /// Where nothing works the shelf is opened all the same, and refuses each layer with the reason: whoever asks can do
+    /// without. Must be called within a tokio runtime. Blocks.
     ///
     /// # Errors
-    /// The kernel refuses; the text says what is missing.
-    pub fn open(dir: PathBuf, options: SessionOptions) -> Result<Shelf, mount::Error> {
-        for stale in mount::mounts_below(&dir)? {
-            mount::unmount(&stale.mount_point, UnmountMode::Lazy)?;
+    /// The backend that is asked for does not work, or the kernel refuses a session that was tried with success before.
+    pub fn open(root: &Path, layers: &Path, options: ShelfOptions) -> Result<Shelf, ShelfError> {
+        let dir = root.join("images");
+        let trees_dir = root.join("trees");
+        for dir in [&dir, &trees_dir] {
+            detach_stale(dir)?;
         }
-        std::fs::create_dir_all(&dir).map_err(|source| mount::Error::File {
-            action: "make directory",
-            path: dir.clone(),
-            source,
-        })?;
-        let session = Session::mount(&dir, options)?;
-        let images = ImageServer::start(session, tokio::runtime::Handle::current(), Vec::new())?;
-        Ok(Shelf { images: Mutex::new(Some(images)), dir, shown: Mutex::default() })
+        let runtime = Handle::current();
+        let tree_options = tree_options(&options);
+        let (backend, reason) = choose(layers, &options, &tree_options, &runtime)?;
+        let mut sessions = Sessions::default();
+        if matches!(backend, Some(Backend::Erofs | Backend::ErofsLoop)) {
+            make_dir(&dir)?;
+            let session = Session::mount(&dir, options.session.clone())?;
+            sessions.images = Some(ImageServer::start(session, runtime.clone(), Vec::new())?);
+        }
+        if backend == Some(Backend::Fuse) || (options.state_directory && backend.is_some()) {
+            make_dir(&trees_dir)?;
+            match Trees::open(trees_dir, &tree_options, runtime) {
+                Ok(trees) => sessions.trees = Some(trees),
+                Err(error) if backend == Some(Backend::Fuse) => return Err(error.into()),
+                Err(error) => tracing::warn!(%error, "containers do without their state directory"),
+            }
+        }
+        Ok(Shelf { backend, reason, dir, options, sessions: Mutex::new(sessions), shown: Mutex::default() })
+    }
+
+    /// The backend in use, and why this one: one line that names those that were passed over. Without a backend, the
+    /// line says why there is none.
+    pub fn backend(&self) -> (Option<Backend>, &str) {
+        (self.backend, &self.reason)
+    }
+
+    /// Whether overlays of what is shown are to keep their marks in `user.overlay.*`.
+    pub fn user_xattrs(&self) -> bool {
+        self.options.user_xattrs
     }
 
     fn shown(&self) -> MutexGuard<'_, HashMap<Digest, Shown>> {
@@ -64,48 +151,86 @@ impl Shelf {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with_images<T>(&self, ask: impl FnOnce(&ImageServer) -> T) -> Option<T> {
-        self.images.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(ask)
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        // The servers have locks of their own; entries of the tables are added and removed whole.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Mounts the layer at `path`, an empty directory. Blocks.
+    /// Shows the layer at `path`, an empty directory. Blocks.
     ///
     /// # Errors
     /// The kernel refuses. Nothing is left mounted.
     pub fn show(&self, layer: &Arc<Layer>, path: &Path) -> Result<(), mount::Error> {
+        let backend = self.backend.ok_or_else(|| {
+            let source = io::Error::new(io::ErrorKind::Unsupported, self.reason.clone());
+            mount::Error::File { action: "show a layer at", path: path.to_owned(), source }
+        })?;
         let mut shown = self.shown();
-        let served = match shown.get(&layer.digest()) {
-            Some(entry) => entry.served,
-            None => self.serve(layer)?,
-        };
-        let device = served.then(|| self.dir.join(layer.digest().hex()));
-        let options = ErofsOptions { device, ..ErofsOptions::default() };
-        if let Err(error) = mount::mount_erofs(&layer.image_path(), path, &options) {
-            if served && !shown.contains_key(&layer.digest()) {
-                self.with_images(|images| images.remove(node_of(&layer.digest())));
+        let known = shown.get(&layer.digest());
+        let served = known.map_or_else(|| Arc::new(Served::new(layer.clone())), |entry| entry.served.clone());
+        let (device, tree) = match backend {
+            Backend::Fuse => (false, Some(self.plant(&served, path)?)),
+            Backend::Erofs | Backend::ErofsLoop => {
+                let first = known.is_none();
+                let device = known.map_or_else(|| self.serve(&served), |entry| Ok(entry.device))?;
+                if let Err(error) = self.mount_image(backend, layer, path, device) {
+                    if first && device {
+                        self.sessions().remove_image(&layer.digest());
+                    }
+                    return Err(error);
+                }
+                (device, None)
             }
-            return Err(error);
-        }
-        let entry = shown.entry(layer.digest()).or_insert_with(|| Shown {
-            layer: layer.clone(),
-            paths: Vec::new(),
-            served,
-        });
-        entry.paths.push(path.to_owned());
+        };
+        let entry =
+            shown.entry(layer.digest()).or_insert_with(|| Shown { served, places: Vec::new(), device });
+        entry.places.push(Place { path: path.to_owned(), tree });
         Ok(())
     }
 
+    fn mount_image(
+        &self,
+        backend: Backend,
+        layer: &Layer,
+        path: &Path,
+        device: bool,
+    ) -> Result<(), mount::Error> {
+        let options = ErofsOptions {
+            device: device.then(|| self.dir.join(layer.digest().hex())),
+            selinux_context: self.options.selinux_context.clone(),
+            ..ErofsOptions::default()
+        };
+        match backend {
+            Backend::ErofsLoop => mount::mount_erofs_loop(&layer.image_path(), path, &options),
+            Backend::Erofs | Backend::Fuse => mount::mount_erofs(&layer.image_path(), path, &options),
+        }
+    }
+
     /// Makes the layer's contents a FUSE file, unless they are all in the image file. True if it did.
-    fn serve(&self, layer: &Arc<Layer>) -> Result<bool, mount::Error> {
-        match layer.give_alone() {
+    fn serve(&self, served: &Arc<Served>) -> Result<bool, mount::Error> {
+        match served.layer.give_alone() {
             Ok(true) => return Ok(false),
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "a complete layer is served all the same"),
         }
-        let (node, name) = (node_of(&layer.digest()), layer.digest().hex());
-        let image = Image { node, name, source: Arc::new(Served(layer.clone())) };
-        self.with_images(|images| images.add(image)).unwrap_or(Ok(()))?;
+        let digest = served.layer.digest();
+        let image = Image { node: node_of(&digest), name: digest.hex(), source: served.clone() };
+        // Without a session the shelf is closed, and the mount fails for want of the file.
+        self.sessions().images.as_ref().map_or(Ok(()), |images| images.add(image))?;
         Ok(true)
+    }
+
+    /// Serves the tree of a layer and binds it to `path`. Returns its number.
+    fn plant(&self, served: &Arc<Served>, path: &Path) -> Result<u32, mount::Error> {
+        let tree = Tree::Layer(LayerTree::open(&served.layer.image_path(), served.clone())?);
+        let (number, at) = {
+            let mut sessions = self.sessions();
+            let Some(trees) = &mut sessions.trees else { return Err(closed(path)) };
+            trees.add(&served.layer.digest().hex(), tree)?
+        };
+        // Outside the lock: the kernel asks our threads.
+        mount::bind(&at, path).inspect_err(|_| self.sessions().remove_tree(number))?;
+        Ok(number)
     }
 
     /// Unmounts `path`. Returns the layer's digest if it is shown nowhere any more. Blocks.
@@ -114,21 +239,28 @@ impl Shelf {
     /// The kernel refuses, or no layer is shown there.
     pub fn hide(&self, path: &Path) -> Result<Option<Digest>, mount::Error> {
         let mut shown = self.shown();
-        let found =
-            shown.iter().find_map(|(digest, entry)| entry.paths.iter().any(|p| p == path).then_some(*digest));
-        let Some(digest) = found else {
+        let found = shown.iter().find_map(|(digest, entry)| {
+            let index = entry.places.iter().position(|place| place.path == path)?;
+            Some((*digest, index))
+        });
+        let Some((digest, index)) = found else {
             let source = io::Error::new(io::ErrorKind::NotFound, "no layer is mounted there");
             return Err(mount::Error::File { action: "unmount", path: path.to_owned(), source });
         };
         // Lazily: whoever still reads keeps the tree, and nobody else finds it.
         mount::unmount(path, UnmountMode::Lazy)?;
         let Some(entry) = shown.get_mut(&digest) else { return Ok(None) };
-        entry.paths.retain(|p| p != path);
-        if !entry.paths.is_empty() {
+        let place = entry.places.swap_remove(index);
+        let mut sessions = self.sessions();
+        sessions.drop_state(path);
+        if let Some(number) = place.tree {
+            sessions.remove_tree(number);
+        }
+        if !entry.places.is_empty() {
             return Ok(None);
         }
-        if entry.served {
-            self.with_images(|images| images.remove(node_of(&digest)));
+        if entry.device {
+            sessions.remove_image(&digest);
         }
         shown.remove(&digest);
         Ok(Some(digest))
@@ -136,13 +268,18 @@ impl Shelf {
 
     /// The layer that is shown at `path`.
     pub fn at(&self, path: &Path) -> Option<Arc<Layer>> {
+        self.served_at(path).map(|served| served.layer.clone())
+    }
+
+    fn served_at(&self, path: &Path) -> Option<Arc<Served>> {
         let shown = self.shown();
-        shown.values().find(|entry| entry.paths.iter().any(|p| p == path)).map(|entry| entry.layer.clone())
+        let entry = shown.values().find(|entry| entry.places.iter().any(|place| place.path == path))?;
+        Some(entry.served.clone())
     }
 
     /// Whether the layer's contents come through this program.
     pub fn serves(&self, digest: &Digest) -> bool {
-        self.shown().get(digest).is_some_and(|entry| entry.served)
+        self.shown().get(digest).is_some_and(|entry| entry.device || self.backend == Some(Backend::Fuse))
     }
 
     /// Whether the layer is shown anywhere.
@@ -150,14 +287,121 @@ impl Shelf {
         self.shown().contains_key(digest)
     }
 
-    /// Stops to serve contents. Layers that are still mounted keep their directories and what is cached. Blocks.
+    /// A directory that tells of the layers shown at `paths`, the topmost first, when it is the lowest one of their overlay:
+    /// it adds the hidden directory [`state::DIRECTORY`], and nothing else. It goes with the topmost one. Blocks.
+    ///
+    /// `None` if there are to be no such directories, or no layer is shown at the topmost path. What fails is logged: it is
+    /// no reason to keep a container from running.
+    pub fn state_below(&self, paths: &[PathBuf]) -> Option<PathBuf> {
+        if !self.options.state_directory {
+            return None;
+        }
+        let served: Vec<_> = paths.iter().filter_map(|path| self.served_at(path)).collect();
+        let (top, _) = paths.first().zip(served.first())?;
+        let added = {
+            let mut sessions = self.sessions();
+            let Sessions { trees, states, .. } = &mut *sessions;
+            states.of(trees.as_mut()?, top, &served)
+        };
+        match added {
+            Ok(dir) => {
+                state::learn_names(&dir, paths);
+                Some(dir)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a container does without its state directory");
+                None
+            }
+        }
+    }
+
+    /// Shows the tree at `source` at `target` as well, with owners translated. Blocks.
     ///
     /// # Errors
-    /// The session's directory can't be unmounted.
-    pub fn close(&self) -> Result<(), mount::Error> {
-        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner).take();
-        images.map_or(Ok(()), |images| images.shutdown(Ending::Unmount))
+    /// The kernel refuses: it is too old for that with the backend in use, or the maps make no sense.
+    pub fn show_mapped(&self, source: &Path, target: &Path, maps: &IdMaps) -> Result<(), mount::Error> {
+        mount::mount_idmapped(source, target, maps)
     }
+
+    /// Stops to serve. Layers that are still mounted keep what is cached, with the EROFS backends also their directories.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// A session's directory can't be unmounted.
+    pub fn close(&self) -> Result<(), mount::Error> {
+        let Sessions { images, trees, .. } = std::mem::take(&mut *self.sessions());
+        let images = images.map_or(Ok(()), |images| images.shutdown(Ending::Unmount));
+        trees.map_or(Ok(()), |trees| trees.close(Ending::Unmount)).and(images)
+    }
+}
+
+impl Sessions {
+    fn remove_image(&self, digest: &Digest) {
+        if let Some(images) = &self.images {
+            images.remove(node_of(digest));
+        }
+    }
+
+    fn remove_tree(&mut self, number: u32) {
+        if let Some(trees) = &mut self.trees {
+            trees.remove(number);
+        }
+    }
+
+    fn drop_state(&mut self, top: &Path) {
+        if let Some(trees) = &mut self.trees {
+            self.states.forget(trees, top);
+        }
+    }
+}
+
+/// Tries, unless told; says once in the log what came of it.
+fn choose(
+    layers: &Path,
+    options: &ShelfOptions,
+    trees: &TreeOptions,
+    runtime: &Handle,
+) -> Result<(Option<Backend>, String), ShelfError> {
+    match (mount::choose_backend(layers, options.backend, trees, runtime), options.backend) {
+        (Ok(choice), _) => {
+            tracing::info!(backend = %choice.backend, reason = %choice, "layers are shown");
+            Ok((Some(choice.backend), choice.to_string()))
+        }
+        (Err(source), Some(backend)) => Err(ShelfError::Forced { backend, source }),
+        (Err(error), None) => {
+            tracing::error!("layers cannot be mounted lazily here, so images are pulled in full: {error}");
+            Ok((None, error.to_string()))
+        }
+    }
+}
+
+fn tree_options(options: &ShelfOptions) -> TreeOptions {
+    TreeOptions {
+        session: options.session.clone(),
+        user_xattrs: options.user_xattrs,
+        selinux_context: options.selinux_context.clone(),
+        ..TreeOptions::default()
+    }
+}
+
+fn detach_stale(dir: &Path) -> Result<(), mount::Error> {
+    for stale in mount::mounts_below(dir)?.iter().rev() {
+        mount::unmount(&stale.mount_point, UnmountMode::Lazy)?;
+    }
+    Ok(())
+}
+
+fn make_dir(dir: &Path) -> Result<(), mount::Error> {
+    std::fs::create_dir_all(dir).map_err(|source| mount::Error::File {
+        action: "make directory",
+        path: dir.to_owned(),
+        source,
+    })
+}
+
+fn closed(path: &Path) -> mount::Error {
+    let source = io::Error::new(io::ErrorKind::BrokenPipe, "this process is ending");
+    mount::Error::File { action: "show a layer at", path: path.to_owned(), source }
 }
 
 /// The node number of a layer's file: a function of its digest alone, so that a later process gives the same one.
@@ -165,27 +409,4 @@ fn node_of(digest: &Digest) -> u64 {
     let start = digest.raw().first_chunk().copied().unwrap_or_default();
     // Far above the numbers that FUSE reserves.
     u64::from_be_bytes(start) | 1 << 63
-}
-
-/// A layer's data area as a FUSE file.
-#[derive(Debug)]
-struct Served(Arc<Layer>);
-
-impl Source for Served {
-    fn size(&self) -> u64 {
-        self.0.data_len()
-    }
-
-    fn read_local(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
-        self.0.read_local(offset, buf)
-    }
-
-    fn fetch(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Fetched>> {
-        Box::pin(async move {
-            match self.0.fill(offset, len).await.map_err(io::Error::other)? {
-                Filled::Stored => Ok(Fetched::Stored),
-                Filled::Unkept(bytes) => Ok(Fetched::Unkept(bytes)),
-            }
-        })
-    }
 }

@@ -106,6 +106,7 @@ impl Snapshotter {
             .await?;
         let mut result = Ok(());
         for (id, dir) in orphans {
+            self.mapped.forget(id);
             if let Err(error) = self.layers.discard(id, &dir).await {
                 warn!(id, error = %Chain(&error), "cannot remove the directory of a removed snapshot");
                 result = result.and(Err(error));
@@ -134,6 +135,12 @@ impl Snapshotter {
                     warn!(name, id, error = %Chain(&error), "cannot unmount remote snapshot");
                 }
             }
+        }
+        // What is shown with other owners.
+        let dirs = self.dirs.clone();
+        if let Err(error) = self.blocking(move |_| mountinfo::detach_below(dirs.all())).await {
+            report.failed += 1;
+            warn!(error = %Chain(&error), "cannot unmount everything below the snapshots");
         }
         info!(report.unmounted, report.failed, "unmounted remote snapshots");
         Ok(report)

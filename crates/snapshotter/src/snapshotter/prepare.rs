@@ -8,6 +8,7 @@ use super::{Snapshotter, ended};
 use crate::{
     Error,
     error::Chain,
+    idmap::IdMap,
     labels,
     layers::Reservation,
     proto::types::Mount,
@@ -44,18 +45,24 @@ impl Snapshotter {
     }
 
     async fn create(self: &Arc<Self>, kind: Kind, new: New) -> Result<Vec<Mount>, Error> {
+        let map = IdMap::of(&new.labels)?;
+        let root = map.as_ref().map(IdMap::root).transpose()?;
         // First, since the new directory gets the owner of the parent's and a failure here is to leave nothing.
         let parent = new.parent.clone();
         let layers = self.blocking(move |this| this.store.remote_chain(&parent)).await?;
-        self.available(layers).await?;
-        let snapshot = self
-            .blocking(move |this| {
-                this.store.create(kind, new, |snapshot| {
-                    this.dirs.create(snapshot.id, snapshot.parents.first().copied(), kind == Kind::Active)
-                })
-            })
-            .await?;
-        Ok(self.mounts_of(&snapshot))
+        self.available(layers.clone()).await?;
+        self.blocking(move |this| {
+            let mut mounts = Vec::new();
+            this.store.create(kind, new, |snapshot| {
+                let inherited = || snapshot.parents.first().map(|parent| this.dirs.owner(*parent));
+                let owner = root.map(Ok).or_else(inherited).transpose()?;
+                this.dirs.create(snapshot.id, owner, kind == Kind::Active)?;
+                mounts = this.mounts_of(snapshot, &layers, map.as_ref())?;
+                Ok(())
+            })?;
+            Ok(mounts)
+        })
+        .await
     }
 
     async fn prepare_layer(self: Arc<Self>, new: New, target: String) -> Result<Lazy, Error> {

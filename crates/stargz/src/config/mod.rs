@@ -6,6 +6,7 @@
 mod cache;
 mod keychains;
 mod keys;
+mod mount;
 pub mod reference;
 mod registry;
 pub mod values;
@@ -68,6 +69,8 @@ pub struct Config {
     pub snapshotter: Snapshotter,
     /// `[cache]`
     pub cache: cache::Cache,
+    /// `[mount]`
+    pub mount: mount::Mount,
 }
 
 /// What kind of address `metrics_address` is.

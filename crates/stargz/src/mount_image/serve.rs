@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use layer::source::RegistryLayer;
 use layer::{Layer, Layers, LayersOptions};
-use mount::{SessionOptions, UnmountMode};
+use mount::{OverlayOptions, SessionOptions, UnmountMode};
 use registry::{Client, Descriptor, Platform, Reference};
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +17,8 @@ use super::state::State;
 use crate::config::Config;
 use crate::keychain;
 use crate::pins;
-use crate::shelf::Shelf;
+use crate::selinux;
+use crate::shelf::{Shelf, ShelfOptions};
 
 /// Mounts the image at `dir`, says so by `ready`, and serves it until it is unmounted or a signal asks to end. What is
 /// left of the state is the caller's to clear.
@@ -62,7 +63,7 @@ struct Prepared {
     layers: Arc<Layers>,
     resolved: Vec<Arc<Layer>>,
     cache: PathBuf,
-    read_deadline: Duration,
+    shelf: ShelfOptions,
 }
 
 impl Prepared {
@@ -83,14 +84,26 @@ impl Prepared {
         let read_timeout = config.fetch_timeout();
         let layers = Layers::open(LayersOptions { read_timeout, ..LayersOptions::new(cache.clone()) })?;
         let resolved = resolve(&client, reference, &image.layers, &layers, flags.skip_content_verify).await?;
-        Ok(Prepared { layers, resolved, cache, read_deadline: read_timeout + Duration::from_secs(5) })
+        let shelf = ShelfOptions {
+            session: SessionOptions {
+                read_deadline: read_timeout + Duration::from_secs(5),
+                ..SessionOptions::default()
+            },
+            backend: config.mount.backend.forced(),
+            // It is for containers: who mounts an image this way can be told in other ways.
+            state_directory: false,
+            user_xattrs: snapshotter::needs_user_xattrs(&cache)?,
+            selinux_context: selinux::context(&config.mount.selinux_context),
+        };
+        Ok(Prepared { layers, resolved, cache, shelf })
     }
 
     /// Blocks. After an error nothing is left mounted at `dir`.
     fn mount(self, dir: PathBuf, state: State) -> anyhow::Result<Mounted> {
-        mount::probe_erofs(&self.cache).context("images cannot be mounted here")?;
-        let options = SessionOptions { read_deadline: self.read_deadline, ..SessionOptions::default() };
-        let shelf = Arc::new(Shelf::open(state.dir().join("images"), options)?);
+        let shelf = Arc::new(Shelf::open(state.dir(), &self.cache, self.shelf)?);
+        if let (None, reason) = shelf.backend() {
+            bail!("images cannot be mounted here: {reason}");
+        }
         let mut mounted = Mounted { dir, state, layers: self.layers, shelf, lowers: Vec::new() };
         match mounted.mount(&self.resolved) {
             Ok(()) => Ok(mounted),
@@ -122,7 +135,8 @@ impl Mounted {
             self.shelf.show(layer, &path)?;
             self.lowers.insert(0, path);
         }
-        mount::mount_overlay_ro(&self.lowers, &self.dir)?;
+        let options = OverlayOptions { upper: None, user_xattrs: self.shelf.user_xattrs() };
+        mount::mount_overlay(&self.lowers, &self.dir, &options)?;
         Ok(())
     }
 

@@ -133,7 +133,7 @@ fn images(page: &mut Page, views: &[View]) {
 
 fn mounts(page: &mut Page, watch: &Watch, views: &[View]) {
     let served = views.iter().filter(|view| view.served).count() as u64;
-    let backend = watch.fs.backend();
+    let (backend, _) = watch.fs.backend();
     family(page, &catalog::MOUNTS)
         .sample(&[("backend", &backend)], served)
         .sample(&[("backend", "kernel_alone")], views.len() as u64 - served);

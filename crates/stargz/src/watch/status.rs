@@ -55,6 +55,8 @@ pub struct Daemon {
     pub kernel: String,
     /// How layers are shown.
     pub backend: String,
+    /// Why so: the backends that were passed over, and their reasons.
+    pub backend_reason: String,
     /// Bytes that layers take on disk.
     pub cache_bytes: u64,
     /// Bytes that they may take; `None`: no limit.
@@ -191,7 +193,8 @@ fn daemon(watch: &Watch) -> Daemon {
         root: watch.root.display().to_string(),
         config: watch.config.display().to_string(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        backend: watch.fs.backend(),
+        backend: watch.fs.backend().0,
+        backend_reason: watch.fs.backend().1.to_owned(),
         cache_bytes: cache.0,
         cache_limit: watch.cache_limit,
         cache_layers: cache.1,
@@ -221,7 +224,7 @@ fn layer(watch: &Watch, view: &View, users: u64, map: usize) -> Layer {
         image: view.image.clone(),
         digest: layer.digest().to_string(),
         format: layer.format_name().to_owned(),
-        backend: if view.served { watch.fs.backend() } else { "kernel alone".to_owned() },
+        backend: if view.served { watch.fs.backend().0 } else { "kernel alone".to_owned() },
         size: progress.blob_size,
         filled_percent: if progress.chunks == 0 {
             100.0

@@ -1,5 +1,6 @@
 //! The executable as people meet it: real mounts, a registry that misbehaves, signals and sockets.
 
+mod backends;
 mod daemon;
 mod faults;
 mod harness;

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use snapshotter::proto::snapshots::{
-    CleanupRequest, PrepareSnapshotRequest, PrepareSnapshotResponse, RemoveSnapshotRequest,
-    ViewSnapshotRequest, ViewSnapshotResponse,
+    CleanupRequest, MountsRequest, MountsResponse, PrepareSnapshotRequest, PrepareSnapshotResponse,
+    RemoveSnapshotRequest, ViewSnapshotRequest, ViewSnapshotResponse,
 };
+use snapshotter::proto::types;
 use testkit::estargz::{Blob, TOC_DIGEST_ANNOTATION};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Endpoint;
@@ -146,11 +147,57 @@ impl Daemon<'_> {
         removed && self.call::<_, ()>("Cleanup", CleanupRequest::default()).is_ok()
     }
 
+    /// Makes a writable snapshot for a container on what was pulled, with these labels.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub fn container(
+        &self,
+        key: &str,
+        parent: &str,
+        labels: &[(&str, &str)],
+    ) -> Result<Vec<types::Mount>, Status> {
+        let (key, parent) = (key.to_owned(), parent.to_owned());
+        let labels = labels.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect();
+        let request = PrepareSnapshotRequest { key, parent, labels, ..Default::default() };
+        self.call::<_, PrepareSnapshotResponse>("Prepare", request).map(|answer| answer.mounts)
+    }
+
+    /// Asks anew how a snapshot is to be mounted, as when its container is started again.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub fn mounts(&self, key: &str) -> Result<Vec<types::Mount>, Status> {
+        let request = MountsRequest { key: key.to_owned(), ..Default::default() };
+        self.call::<_, MountsResponse>("Mounts", request).map(|answer| answer.mounts)
+    }
+
+    /// Mounts a snapshot as containerd does.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    #[track_caller]
+    pub fn mount_at(&self, mounts: &[types::Mount], name: &str) -> PathBuf {
+        let [mount] = mounts else { panic!("one mount, not {mounts:?}") };
+        let dir = self.scene.mount_point(name);
+        let mut command = std::process::Command::new("mount");
+        command.args(["-t", &mount.r#type, "-o", &mount.options.join(","), &mount.source]).arg(&dir);
+        if mount.r#type == "bind" {
+            command = std::process::Command::new("mount");
+            command.arg("--bind").arg(&mount.source).arg(&dir);
+        }
+        super::run(&mut command, START_LIMIT).succeeded();
+        dir
+    }
+
     /// Makes a view of what was pulled, which asks for its mounts as a container does that starts.
-    pub fn view(&self, key: &str, parent: &str) -> Result<(), Status> {
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub fn view(&self, key: &str, parent: &str) -> Result<Vec<types::Mount>, Status> {
         let (key, parent) = (key.to_owned(), parent.to_owned());
         let request = ViewSnapshotRequest { key, parent, ..Default::default() };
-        self.call::<_, ViewSnapshotResponse>("View", request).map(|_| ())
+        self.call::<_, ViewSnapshotResponse>("View", request).map(|answer| answer.mounts)
     }
 
     /// Calls a method of the snapshots service.

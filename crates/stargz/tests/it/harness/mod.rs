@@ -26,6 +26,8 @@ pub use system::{kill, mounts_below, peak_memory, processes_that_name, state_of,
 
 /// The executable under test.
 pub const STARGZ: &str = env!("CARGO_BIN_EXE_stargz");
+/// Names the backend that all tests force; without it they take what the machine offers.
+const BACKEND: &str = "STARGZ_TEST_BACKEND";
 /// More than any command here takes on a busy machine.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 /// After a test's time is over and its processes are killed, it gets this long to notice.
@@ -98,11 +100,14 @@ impl Scene {
         self.root.join(name)
     }
 
-    /// Writes a file in the scene's directory.
+    /// Writes a file in the scene's directory. `config.toml` asks for the backend that is being tested, if one is.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let backend =
+            std::env::var(BACKEND).ok().filter(|_| name == "config.toml" && !text.contains("[mount]"));
+        let backend = backend.map_or_else(String::new, |name| format!("\n[mount]\nbackend = {name:?}\n"));
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("it is below the root")).expect("parents can be made");
-        fs::write(&path, text).expect("the file can be written");
+        fs::write(&path, format!("{text}{backend}")).expect("the file can be written");
         path
     }
 

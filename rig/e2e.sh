@@ -1,9 +1,10 @@
 #!/bin/bash
 #
-# e2e.sh [--bin FILE] [CASE...]: the snapshotter in a real containerd, against a real registry.
+# e2e.sh [--bin FILE] [--backend NAME] [CASE...]: the snapshotter in a real containerd, against a real registry.
 #
 # Each case_* function below is a case: it starts from an empty host (containerd and the snapshotter without images,
 # the registry with all of them), and fails at the first command that fails. Without arguments all cases run.
+# NAME is the backend that the snapshotter is made to use.
 # FILE is the executable `stargz`, target/debug/stargz by default. RIG_KEEP=1 keeps the logs.
 
 # shellcheck source=rig/lib.sh
@@ -559,7 +560,11 @@ main() {
         BIN=$(realpath "${2:?--bin needs a file}")
         shift
         ;;
-      -*) die "usage: e2e.sh [--bin FILE] [CASE...]" ;;
+      --backend)
+        export RIG_BACKEND=${2:?--backend needs a name}
+        shift
+        ;;
+      -*) die "usage: e2e.sh [--bin FILE] [--backend NAME] [CASE...]" ;;
       *) cases+=("${1#case_}") ;;
     esac
     shift

@@ -348,11 +348,15 @@ rig_containerd_start() {
 # rig_ctr ARGS...: ctr (the one with rpull and convert) against the private containerd.
 rig_ctr() { timeout 600 "$RIG_CTR" --address "$RIG_CONTAINERD" --namespace "$RIG_NS" "$@"; }
 
-# rig_snapshotter_start BINARY [CONFIG]: our daemon; CONFIG is the text of its configuration file.
+# rig_snapshotter_start BINARY [CONFIG]: our daemon; CONFIG is the text of its configuration file. RIG_BACKEND names the
+# backend to force.
 rig_snapshotter_start() {
   local config=$RIG_SCRATCH/stargz.toml
   [[ $# -lt 2 ]] || printf '%s\n' "$2" >"$config"
   [[ -e $config ]] || : >"$config"
+  if [[ -n ${RIG_BACKEND:-} ]] && ! grep -q '^\[mount\]' "$config"; then
+    printf '[mount]\nbackend = "%s"\n' "$RIG_BACKEND" >>"$config"
+  fi
   ln -sf "$(readlink -f "$1")" "$RIG_SCRATCH/containerd-stargz-grpc"
   rig_spawn stargz "$RIG_SCRATCH/containerd-stargz-grpc" --address "$RIG_STARGZ" --config "$config" \
     --root "$RIG_SCRATCH/stargz" --log-level debug

@@ -69,7 +69,10 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     logging::set_level(reload::level(&config, paths.log_level));
     let mut stop = Stops::new()?;
     if !rustix::process::geteuid().is_root() {
-        bail!("must run as root: mounting layers needs CAP_SYS_ADMIN");
+        bail!(
+            "must run as root, or as root of a user namespace (containerd-rootless-setuptool.sh nsenter -- …): \
+             mounting layers needs CAP_SYS_ADMIN"
+        );
     }
     let root = std::path::absolute(&paths.root).context("cannot tell where the root directory is")?;
     make_root(&root)?;

@@ -36,17 +36,35 @@ fn layers_dir(root: &Path) -> PathBuf {
     root.join("layers")
 }
 
-/// Digests of the layers whose image is mounted, by whomever.
+/// Digests of the layers that are shown, by whomever and whatever the backend.
 fn mounted(root: &Path) -> anyhow::Result<Vec<Digest>> {
     let layers = layers_dir(root);
     let layers = layers.canonicalize().unwrap_or(layers);
-    let of_path = |path: &Path| {
+    let of_path = |path: &Path| -> Option<Digest> {
         let mut names = path.strip_prefix(&layers).ok()?.iter().map(|name| name.to_str());
         let (algorithm, hex) = (names.next()??, names.next()??);
         format!("{algorithm}:{hex}").parse().ok()
     };
-    let mounts = mount::mounts_below(Path::new("/"))?;
-    Ok(mounts.iter().filter_map(|mount| of_path(Path::new(&mount.source))).collect())
+    let of_mount = |mount: &mount::MountInfo| {
+        let source = Path::new(&mount.source);
+        if mount.fs_type == "fuse" {
+            // The tree of a layer has its digest as its name, with a number behind it from the second on.
+            let name = mount.root.file_name()?.to_str()?;
+            return format!("sha256:{}", name.split('.').next()?).parse().ok();
+        }
+        match source
+            .strip_prefix("/dev")
+            .ok()
+            .filter(|name| name.to_str().is_some_and(|name| name.starts_with("loop")))
+        {
+            Some(device) => {
+                let file = Path::new("/sys/class/block").join(device).join("loop/backing_file");
+                of_path(Path::new(std::fs::read_to_string(file).ok()?.trim_end()))
+            }
+            None => of_path(source),
+        }
+    };
+    Ok(mount::mounts_below(Path::new("/"))?.iter().filter_map(of_mount).collect())
 }
 
 /// Works on the layers as the process that owns them. Nothing is given up behind its back.

@@ -54,7 +54,7 @@ fn head(status: &Status) -> String {
         daemon.version,
         daemon.pid,
         time(daemon.uptime_seconds as f64),
-        daemon.backend,
+        if daemon.backend_reason.is_empty() { &daemon.backend } else { &daemon.backend_reason },
         daemon.kernel,
         daemon.cache_layers,
         human(daemon.cache_bytes),

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::harness::containerd::Daemon;
 use crate::harness::images::Model;
-use crate::harness::{HASTY, Running, Scene, mounts_below, run, scene, wait_until};
+use crate::harness::{HASTY, Running, Scene, in_user_namespace, mounts_below, run, scene, wait_until};
 
 const SOON: Duration = Duration::from_secs(10);
 const STATE: &str = ".stargz-snapshotter";
@@ -374,9 +374,4 @@ impl UserNamespace {
         command.args(["--user", "--setuid=0", "--setgid=0", "--target", &self.0.pid().to_string(), "--"]);
         command
     }
-}
-
-fn in_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
-    !map.split_whitespace().eq(["0", "0", "4294967295"])
 }

@@ -22,7 +22,9 @@ use testkit::Registry;
 
 pub use checksums::Reader;
 pub use process::{Running, Said, run};
-pub use system::{kill, mounts_below, peak_memory, processes_that_name, state_of, wait_until};
+pub use system::{
+    in_user_namespace, kill, mounts_below, peak_memory, processes_that_name, state_of, wait_until,
+};
 
 /// The executable under test.
 pub const STARGZ: &str = env!("CARGO_BIN_EXE_stargz");
@@ -43,6 +45,11 @@ max_retries = 3
 min_wait_msec = 10
 max_wait_msec = 1500
 ";
+
+/// Whether layers are shown by the backend whose trees go with their server.
+pub fn shows_trees() -> bool {
+    in_user_namespace() || std::env::var(BACKEND).is_ok_and(|backend| backend == "fuse")
+}
 
 /// Where one test plays.
 #[derive(Debug)]

@@ -61,3 +61,9 @@ pub fn state_of(dir: &Path) -> PathBuf {
     let digest = Digest::of(dir.as_os_str().as_bytes()).hex();
     Path::new("/var/lib/stargz/mounts").join(&digest[..16])
 }
+
+/// Whether the tests run in a user namespace, with fewer rights than root has.
+pub fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").expect("/proc is mounted");
+    !map.split_whitespace().eq(["0", "0", "4294967295"])
+}

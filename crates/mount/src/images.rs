@@ -203,6 +203,7 @@ impl Shared {
                 debug!(opcode, "answered an operation that is not offered");
                 reply.error(Errno::NOSYS);
             }
+            Operation::RemoveDir { .. } | Operation::Create { .. } => reply.error(Errno::ROFS),
             Operation::ReadLink
             | Operation::ReadDirPlus(_)
             | Operation::GetXattr { .. }

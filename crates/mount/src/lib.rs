@@ -13,6 +13,9 @@
 //! that shows the tree of each layer, read from the same image file. It also holds the files that report on layers
 //! ([`StateDir`]), whatever shows the layers themselves.
 //!
+//! [`NameServer`] serves a tree whose entries are made up by the owner of the names ([`Names`]) when they are asked for, which
+//! may take a while: an interface for programs that talk in paths.
+//!
 //! [`choose_backend`] finds out by trying what works, and [`mounts_below`] and [`unmount`]
 //! serve restart and cleanup. `README.md` of this crate holds the measurements behind the defaults.
 //!
@@ -31,6 +34,7 @@ mod idmap;
 mod images;
 mod loop_device;
 mod mounts;
+mod names;
 mod overlay;
 mod probe;
 mod reads;
@@ -47,6 +51,7 @@ pub use error::Error;
 pub use idmap::{IdMaps, IdRange, mount_idmapped};
 pub use images::{Ending, Image, ImageServer};
 pub use mounts::{MountInfo, UnmountMode, bind, mounts_below, unmount};
+pub use names::{Content, Entry, NameOptions, NameServer, Names};
 pub use overlay::{OverlayOptions, Upper, mount_overlay, mount_overlay_ro};
 pub use probe::{
     Backend, Choice, NoBackend, Reason, UnknownBackend, choose_backend, lists_file_types, probe_erofs,

@@ -3,7 +3,7 @@
 
 use zerocopy::FromBytes;
 
-use crate::wire::{GetXattrIn, InHeader, InitIn, ReadIn, opcode};
+use crate::wire::{CreateIn, GetXattrIn, InHeader, InitIn, ReadIn, opcode};
 
 /// One request of the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,14 @@ pub(crate) enum Operation<'a> {
     },
     GetAttr,
     ReadLink,
+    /// A directory is to be removed.
+    RemoveDir {
+        name: &'a [u8],
+    },
+    /// A file is to be made and opened.
+    Create {
+        name: &'a [u8],
+    },
     Open,
     Read(Span),
     Release,
@@ -96,6 +104,11 @@ impl<'a> Operation<'a> {
             opcode::LOOKUP => Self::Lookup { name: parse_name(body)? },
             opcode::GETATTR => Self::GetAttr,
             opcode::READLINK => Self::ReadLink,
+            opcode::RMDIR => Self::RemoveDir { name: parse_name(body)? },
+            opcode::CREATE => {
+                let (_, rest) = CreateIn::read_from_prefix(body).ok()?;
+                Self::Create { name: parse_name(rest)? }
+            }
             opcode::OPEN => Self::Open,
             opcode::READ => Self::Read(parse_span(body)?),
             opcode::RELEASE => Self::Release,

@@ -78,6 +78,8 @@ pub(crate) struct Recipe<'a> {
     /// Whether set-user-ID bits, device nodes and programs in the mount mean nothing.
     pub(crate) inert: bool,
     pub(crate) selinux_context: Option<&'a str>,
+    /// Whether operations that would change something are asked for, instead of being refused by the kernel.
+    pub(crate) writable: bool,
     /// Flags of INIT that the server wants.
     pub(crate) wanted: u64,
 }
@@ -141,6 +143,7 @@ impl Session {
             allow_other: false,
             inert: true,
             selinux_context: None,
+            writable: false,
             wanted: flag::ASYNC_READ | flag::ASYNC_DIO | flag::PARALLEL_DIROPS,
         };
         Self::mount_by(&recipe, target, options)
@@ -232,12 +235,17 @@ fn mount_directly(
         context.flag("allow_other")?;
     }
     context.set_selinux_context(recipe.selinux_context)?;
-    context.flag("ro")?;
+    if !recipe.writable {
+        context.flag("ro")?;
+    }
     context.create()?;
     // Before the mount is attached, so that nobody finds a filesystem that does not answer yet.
     let device = Device::new(fd);
     let negotiated = agree(&device, recipe, target, options)?;
-    let mut attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let mut attributes = MountAttrFlags::empty();
+    if !recipe.writable {
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
     if recipe.inert {
         attributes |= MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV

@@ -131,6 +131,7 @@ impl Session {
             allow_other: options.allow_other,
             inert: false,
             selinux_context: options.selinux_context.as_deref(),
+            writable: false,
             wanted: match options.caching {
                 Caching::Full => always | cached,
                 Caching::Off => always,

@@ -67,6 +67,7 @@ pub(crate) mod opcode {
     pub(crate) const FORGET: u32 = 2;
     pub(crate) const GETATTR: u32 = 3;
     pub(crate) const READLINK: u32 = 5;
+    pub(crate) const RMDIR: u32 = 11;
     pub(crate) const OPEN: u32 = 14;
     pub(crate) const READ: u32 = 15;
     pub(crate) const STATFS: u32 = 17;
@@ -79,6 +80,7 @@ pub(crate) mod opcode {
     pub(crate) const READDIR: u32 = 28;
     pub(crate) const RELEASEDIR: u32 = 29;
     pub(crate) const ACCESS: u32 = 34;
+    pub(crate) const CREATE: u32 = 35;
     pub(crate) const INTERRUPT: u32 = 36;
     pub(crate) const DESTROY: u32 = 38;
     pub(crate) const BATCH_FORGET: u32 = 42;
@@ -199,6 +201,16 @@ pub(crate) struct ReadIn {
     pub(crate) padding: u32,
 }
 
+/// For CREATE, the name follows with a terminating zero.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct CreateIn {
+    pub(crate) flags: u32,
+    pub(crate) mode: u32,
+    pub(crate) umask: u32,
+    pub(crate) open_flags: u32,
+}
+
 /// For GETXATTR, the name follows with a terminating zero.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -268,6 +280,7 @@ const _: () = {
     assert!(size_of::<AttrOut>() == 104);
     assert!(size_of::<OpenOut>() == 16);
     assert!(size_of::<ReadIn>() == 40);
+    assert!(size_of::<CreateIn>() == 16);
     assert!(size_of::<GetXattrIn>() == 8);
     assert!(size_of::<GetXattrOut>() == 8);
     assert!(size_of::<StatfsOut>() == 80);

@@ -59,7 +59,8 @@ pub(super) fn unmount(target: &Path) -> Result<(), Error> {
 /// The options of the mount. A comma ends an option unless a backslash is before it.
 fn options(fs_name: &str, recipe: &Recipe<'_>) -> String {
     let escaped = |text: &str| text.replace('\\', "\\\\").replace(',', "\\,");
-    let mut options = format!("ro,nosuid,nodev,default_permissions,fsname={}", escaped(fs_name));
+    let access = if recipe.writable { "rw" } else { "ro" };
+    let mut options = format!("{access},nosuid,nodev,default_permissions,fsname={}", escaped(fs_name));
     if recipe.allow_other {
         options.push_str(",allow_other");
     }

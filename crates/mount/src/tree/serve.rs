@@ -118,6 +118,7 @@ impl Shared {
             Operation::Forget => reply.none(),
             // ENOSYS to FLUSH and to INTERRUPT means: do not send any more of these. A read is not worth interrupting.
             Operation::Flush | Operation::Interrupt => reply.error(Errno::NOSYS),
+            Operation::RemoveDir { .. } | Operation::Create { .. } => reply.error(Errno::ROFS),
             Operation::Other(opcode) => {
                 debug!(opcode, "answered an operation that is not offered");
                 reply.error(Errno::NOSYS);

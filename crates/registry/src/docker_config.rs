@@ -33,6 +33,8 @@ const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct DockerConfig {
     path: PathBuf,
+    /// Whether keys may name repositories, or namespaces of them, beside hosts.
+    scoped: bool,
     helper_timeout: Duration,
     read: Mutex<Option<(Stamp, Arc<Config>)>>,
 }
@@ -62,7 +64,18 @@ impl DockerConfig {
     /// The keychain of a configuration: `path` is the file, or the directory that holds it as `config.json`
     /// (what the environment variable `DOCKER_CONFIG` names).
     pub fn new(path: impl Into<PathBuf>) -> DockerConfig {
-        DockerConfig { path: path.into(), helper_timeout: HELPER_TIMEOUT, read: Mutex::default() }
+        DockerConfig {
+            path: path.into(),
+            scoped: false,
+            helper_timeout: HELPER_TIMEOUT,
+            read: Mutex::default(),
+        }
+    }
+
+    /// The keychain of a file of Podman and its kin (`auth.json`): in the same form, with keys that may also be
+    /// `host/repository` or `host/namespace`, of which the one that says most counts.
+    pub fn containers(path: impl Into<PathBuf>) -> DockerConfig {
+        DockerConfig { scoped: true, ..DockerConfig::new(path) }
     }
 
     async fn config(&self) -> Result<Arc<Config>, KeychainError> {
@@ -82,11 +95,12 @@ impl DockerConfig {
 #[async_trait]
 impl Keychain for DockerConfig {
     fn name(&self) -> String {
-        format!("docker config {}", self.path.display())
+        let kind = if self.scoped { "containers" } else { "docker" };
+        format!("{kind} config {}", self.path.display())
     }
 
     /// What the helper for the host says, then what the file itself holds.
-    async fn credentials(&self, host: &str, _: &Reference) -> Result<Vec<Credential>, KeychainError> {
+    async fn credentials(&self, host: &str, reference: &Reference) -> Result<Vec<Credential>, KeychainError> {
         let config = self.config().await?;
         let names = names_of(host);
         let own_helper = names.iter().find_map(|name| config.cred_helpers.get(*name));
@@ -99,9 +113,13 @@ impl Keychain for DockerConfig {
                 Err(reason) => failure = Some(format!("credential helper {program:?}: {reason}")),
             }
         }
-        let entry = names.iter().find_map(|name| config.auths.get(*name)).or_else(|| {
+        let scopes = if self.scoped { scopes_of(host, reference) } else { Vec::new() };
+        let keys = scopes.iter().map(String::as_str).chain(names.iter().copied());
+        let entry = keys.into_iter().find_map(|name| config.auths.get(name)).or_else(|| {
             // Keys may be URLs, as older tools wrote them.
-            config.auths.iter().find(|(key, _)| names.contains(&host_of(key))).map(|(_, entry)| entry)
+            let is_host = |key: &str| !self.scoped || key.contains("://") || !key.contains('/');
+            let mut urls = config.auths.iter().filter(|(key, _)| is_host(key));
+            urls.find(|(key, _)| names.contains(&host_of(key))).map(|(_, entry)| entry)
         });
         match entry.map(Entry::credential) {
             None => {}
@@ -152,6 +170,19 @@ pub(crate) fn names_of(host: &str) -> Vec<&str> {
         return [HUB_KEY].iter().chain(HUB_NAMES).copied().collect();
     }
     vec![host]
+}
+
+/// The keys that are for a repository at a host or a namespace around it, the narrowest first.
+fn scopes_of(host: &str, reference: &Reference) -> Vec<String> {
+    let mut scopes = Vec::new();
+    let mut path = reference.repository();
+    loop {
+        scopes.push(format!("{host}/{path}"));
+        match path.rsplit_once('/') {
+            Some((namespace, _)) => path = namespace,
+            None => return scopes,
+        }
+    }
 }
 
 /// The host in a key that may be a URL.

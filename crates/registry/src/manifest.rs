@@ -27,6 +27,8 @@ const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd
 pub struct Image {
     /// The manifest, as the index describes it if there is one.
     pub manifest: Descriptor,
+    /// The verified bytes of the manifest.
+    pub manifest_bytes: Bytes,
     /// The image config.
     pub config: Descriptor,
     /// The verified bytes of the config.
@@ -87,9 +89,9 @@ impl Client {
     /// # Errors
     /// [`Kind::NoSuchPlatform`], naming the platforms there are; those of [`manifest`](Client::manifest).
     pub async fn image(&self, reference: &Reference, platform: &Platform) -> Result<Image> {
-        let (manifest, Manifest { config, layers }) = self.resolve(reference, platform).await?;
+        let (manifest, manifest_bytes, Manifest { config, layers }) = self.fetch(reference, platform).await?;
         let config_bytes = self.config(reference, &config).await?;
-        Ok(Image { manifest, config, config_bytes, layers })
+        Ok(Image { manifest, manifest_bytes, config, config_bytes, layers })
     }
 
     /// Resolves `reference` to the manifest of the image for `platform`.
@@ -98,6 +100,16 @@ impl Client {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<(Descriptor, Manifest)> {
+        let (descriptor, _, manifest) = self.fetch(reference, platform).await?;
+        Ok((descriptor, manifest))
+    }
+
+    /// The same, with the bytes of the manifest.
+    async fn fetch(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<(Descriptor, Bytes, Manifest)> {
         let (mut descriptor, mut bytes) = self.manifest(reference).await?;
         for _ in 0..=MAX_NESTING {
             match descriptor.media_type.as_str() {
@@ -118,7 +130,7 @@ impl Client {
                 }
                 OCI_MANIFEST | DOCKER_MANIFEST => {
                     let manifest = parse(reference, &descriptor.digest, &bytes)?;
-                    return Ok((descriptor, manifest));
+                    return Ok((descriptor, bytes, manifest));
                 }
                 other => {
                     let reason = format!("its media type {other:?} is not an image's");

@@ -131,3 +131,37 @@ async fn helpers_are_bounded_and_named_in_errors() {
     assert!(error.contains("\"no-such-helper\""), "{error}");
     assert_eq!(ask(&config, "b.test").await, Ok(password("u", "p")));
 }
+
+#[tokio::test]
+async fn keys_of_containers_name_repositories_and_the_narrowest_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("auth.json");
+    let key = |user: &str| format!(r#"{{"username": "{user}", "password": "p"}}"#);
+    let text = format!(
+        r#"{{"auths": {{"r.test": {}, "r.test/team": {}, "r.test/team/app": {}, "mirror.test:5000/team": {},
+            "only.test/team/app": {}}}}}"#,
+        key("host"),
+        key("team"),
+        key("app"),
+        key("mirror"),
+        key("only")
+    );
+    std::fs::write(&path, text).unwrap();
+    let config = DockerConfig::containers(&path);
+    let rows = [
+        ("r.test", "r.test/team/app:1", Some("app")),
+        ("r.test", "r.test/team/other", Some("team")),
+        ("r.test", "r.test/team-b/app", Some("host")),
+        ("mirror.test:5000", "r.test/team/app:1", Some("mirror")),
+        ("only.test", "only.test/team/app/part", Some("only")),
+        ("only.test", "only.test/stranger", None),
+    ];
+    for (host, reference, expected) in rows {
+        let found = config.credentials(host, &reference.parse().unwrap()).await.unwrap();
+        let expected = expected.and_then(|user| password(user, "p"));
+        assert_eq!(found.into_iter().next(), expected, "{host} {reference}");
+    }
+    // Docker's own file has hosts only.
+    let docker = DockerConfig::new(&path);
+    assert_eq!(ask(&docker, "r.test").await, Ok(password("host", "p")));
+}

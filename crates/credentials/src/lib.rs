@@ -6,6 +6,8 @@
 //! - [`KubernetesSecrets`] follows the image pull secrets of all namespaces.
 //! - [`CriKeychain`] remembers the credentials of the `PullImage` calls that a [`CriProxy`] passes on to the
 //!   container runtime, over a restart too if it is told where.
+//! - [`HandedKeychain`] has what Podman, CRI-O and Buildah hand over before they pull, by a program of theirs that
+//!   talks to [`serve_handed`] through [`hand_over`].
 //!
 //! Each is a [`registry::Keychain`], to be given to a [`registry::Client`], which asks all of them at once and hides
 //! none behind one that is broken or slow. No secret is part of an error, a log line or a `Debug` text, and what is
@@ -19,6 +21,7 @@ mod docker_auth;
 mod error;
 mod files;
 mod go_duration;
+mod handed;
 mod kubelet;
 mod kubernetes;
 mod pattern;
@@ -28,5 +31,6 @@ mod yaml;
 
 pub use cri::{Beside, CriKeychain, CriOptions, CriProxy, PersistOptions};
 pub use error::{Error, ProgramError};
+pub use handed::{HandOverError, HandedKeychain, hand_over, serve_handed};
 pub use kubelet::{KubeletOptions, KubeletPlugins};
 pub use kubernetes::{InCluster, KubernetesOptions, KubernetesSecrets};

@@ -81,6 +81,16 @@ impl Layer {
         self.files.meta.toc_digest
     }
 
+    /// Digest of the compressed bytes of that TOC, for formats whose writers pin those.
+    pub fn compressed_toc_digest(&self) -> Option<Digest> {
+        self.files.meta.compressed_toc_digest
+    }
+
+    /// How the blob is compressed.
+    pub fn compression(&self) -> format::Compression {
+        self.files.meta.compression.into()
+    }
+
     /// The image file: metadata area at its start, then the data area.
     pub fn image_path(&self) -> PathBuf {
         self.files.dir.join(IMAGE_FILE)

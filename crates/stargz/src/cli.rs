@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cache_cli::args::Cache;
@@ -27,6 +28,8 @@ pub struct Stargz {
 pub enum Verb {
     /// Serve containerd as its remote snapshotter (what containerd-stargz-grpc does)
     Snapshotter(Snapshotter),
+    /// Give Podman, CRI-O and Buildah layers that are not downloaded (what stargz-store does)
+    Store(Store),
     /// Show the root file system of an image at a directory, read-only, fetching contents when they are read
     Mount(Mount),
     /// Take away what `stargz mount` shows
@@ -89,6 +92,72 @@ pub struct SnapshotterProgram {
     pub flags: Snapshotter,
 }
 
+/// Flags of `stargz-store`.
+#[derive(Clone, Debug, Args)]
+pub struct Store {
+    /// Where the tools look for layers; made if it is not there
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mount_point: PathBuf,
+    /// Socket for credentials that the tools hand over
+    #[arg(long, value_name = "SOCKET", default_value = DEFAULT_STORE_SOCKET)]
+    pub addr: PathBuf,
+    /// Configuration file; may be missing if it is the default one. Empty: none
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_STORE_CONFIG,
+        value_parser = clap::builder::OsStringValueParser::new().map(PathBuf::from))]
+    pub config: PathBuf,
+    /// Refuse a configuration file with unknown keys
+    #[arg(long)]
+    pub strict_config: bool,
+    /// How much to log; log_level in the configuration file comes before it
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: LogLevel,
+    /// What log lines look like
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
+    /// Directory of the state
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/stargz-store")]
+    pub root: PathBuf,
+}
+
+/// The configuration file of the layer store that need not be there.
+pub const DEFAULT_STORE_CONFIG: &str = "/etc/stargz-store/config.toml";
+/// Where the layer store takes credentials.
+pub const DEFAULT_STORE_SOCKET: &str = "/var/lib/stargz-store/store.sock";
+
+/// `stargz-store`, the additional layer store.
+#[derive(Debug, Parser)]
+#[command(
+    name = "stargz-store",
+    version = VERSION,
+    max_term_width = 100,
+    about = "Additional layer store: Podman, CRI-O and Buildah run images that are not downloaded",
+    after_help = "Tell the tools of it in storage.conf:\n  [storage.options]\n  additionallayerstores = \
+                  [\"/var/lib/stargz-store/store:ref\"]\nFlags may be written with one dash or two. SIGTERM and SIGINT \
+                  unmount everything; what is in use is remembered."
+)]
+pub struct StoreProgram {
+    /// Flags.
+    #[command(flatten)]
+    pub flags: Store,
+}
+
+/// `stargz-store-helper`, which container tools run with credentials on its standard input.
+#[derive(Debug, Parser)]
+#[command(
+    name = "stargz-store-helper",
+    version = VERSION,
+    max_term_width = 100,
+    about = "Hands registry credentials over to stargz-store",
+    after_help = "Reads {\"IMAGE\": {\"username\": ..., \"password\": ..., \"identityToken\": ...}} from its standard input. \
+                  Tell the tools of it in registries.conf:\n  additional-layer-store-auth-helper = \"stargz-store-helper\""
+)]
+pub struct StoreHelperProgram {
+    /// Socket of the store; /var/lib/stargz-store/store.sock, or ~/.local/share/stargz-store/store.sock for users other
+    /// than root
+    #[arg(value_name = "SOCKET")]
+    pub socket: Option<PathBuf>,
+}
+
 /// Flags of `stargz mount`.
 #[derive(Clone, Debug, Args)]
 pub struct Mount {
@@ -138,6 +207,8 @@ pub enum Face {
     Snapshotter,
     /// The additional layer store.
     Store,
+    /// What hands credentials over to it.
+    StoreHelper,
     /// The image tools.
     CtrRemote,
 }
@@ -150,6 +221,7 @@ impl Face {
         match name {
             Some("containerd-stargz-grpc") => Face::Snapshotter,
             Some("stargz-store") => Face::Store,
+            Some("stargz-store-helper") => Face::StoreHelper,
             Some("ctr-remote") => Face::CtrRemote,
             _ => Face::Stargz,
         }
@@ -178,6 +250,8 @@ mod tests {
     fn the_definitions_hold_together() {
         Stargz::command().debug_assert();
         SnapshotterProgram::command().debug_assert();
+        StoreProgram::command().debug_assert();
+        StoreHelperProgram::command().debug_assert();
     }
 
     #[test]
@@ -197,8 +271,8 @@ mod tests {
         let face = |name: &str| Face::of(Some(OsStr::new(name)));
         assert_eq!(face("/usr/local/bin/containerd-stargz-grpc"), Face::Snapshotter);
         assert_eq!(
-            (face("stargz-store"), face("ctr-remote"), face("x")),
-            (Face::Store, Face::CtrRemote, Face::Stargz)
+            [face("stargz-store"), face("stargz-store-helper"), face("ctr-remote"), face("x")],
+            [Face::Store, Face::StoreHelper, Face::CtrRemote, Face::Stargz]
         );
     }
 }

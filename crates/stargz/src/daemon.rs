@@ -44,7 +44,7 @@ pub struct Paths {
 }
 
 /// A read that waits gets this much longer than the fetch under it, so that the fetch's own error is what is reported.
-const READ_GRACE: Duration = Duration::from_secs(5);
+pub(crate) const READ_GRACE: Duration = Duration::from_secs(5);
 /// What a check may take besides the wait for a prefetch.
 const CHECK_GRACE: Duration = Duration::from_secs(30);
 /// How long requests that are under way may go on when the daemon stops.
@@ -174,7 +174,7 @@ async fn serve(
 }
 
 /// Lets people's commands in until the value is dropped.
-fn serve_control(root: &Path, watch: &Arc<Watch>) -> Option<tokio::task::JoinSet<()>> {
+pub(crate) fn serve_control(root: &Path, watch: &Arc<Watch>) -> Option<tokio::task::JoinSet<()>> {
     match control::listen(root) {
         Ok(listener) => {
             let mut task = tokio::task::JoinSet::new();
@@ -191,7 +191,7 @@ fn serve_control(root: &Path, watch: &Arc<Watch>) -> Option<tokio::task::JoinSet
     }
 }
 
-fn layers_options(config: &Config, root: &Path) -> LayersOptions {
+pub(crate) fn layers_options(config: &Config, root: &Path) -> LayersOptions {
     LayersOptions {
         read_timeout: config.fetch_timeout(),
         cache: config.cache.budget(),
@@ -230,7 +230,7 @@ pub fn policy(config: &Config) -> Policy {
 
 /// Makes the root. Others may pass through, as containers in user namespaces do on the way to their snapshots; what
 /// lies below has its own modes.
-fn make_root(root: &Path) -> anyhow::Result<()> {
+pub(crate) fn make_root(root: &Path) -> anyhow::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o711)
@@ -251,7 +251,7 @@ pub fn notify_ready() {
     notify(&[sd_notify::NotifyState::Ready]);
 }
 
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
+pub(crate) fn notify(states: &[sd_notify::NotifyState<'_>]) {
     // Does nothing without NOTIFY_SOCKET.
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "systemd could not be told");

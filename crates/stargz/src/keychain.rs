@@ -1,5 +1,6 @@
 //! Which credentials there are, in the order in which they are tried.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -7,8 +8,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use credentials::{
-    CriKeychain, CriOptions, KubeletOptions, KubeletPlugins, KubernetesOptions, KubernetesSecrets,
-    PersistOptions,
+    CriKeychain, CriOptions, HandedKeychain, KubeletOptions, KubeletPlugins, KubernetesOptions,
+    KubernetesSecrets, PersistOptions,
 };
 use registry::{CriConfigKeychain, DockerConfig, Keychain};
 
@@ -23,6 +24,8 @@ pub struct Keychains {
     pub cri: Option<Arc<CriKeychain>>,
     /// The one that follows a cluster, if it is enabled.
     kubernetes: Option<Arc<KubernetesSecrets>>,
+    /// Those that come before all others, whatever the configuration says.
+    first: Vec<Arc<dyn Keychain>>,
 }
 
 impl Keychains {
@@ -31,7 +34,8 @@ impl Keychains {
     /// # Errors
     /// The configuration says too little.
     pub fn again(&self, config: &Config) -> anyhow::Result<Vec<Arc<dyn Keychain>>> {
-        let mut all = files(config);
+        let mut all = self.first.clone();
+        all.extend(files(config));
         all.extend(self.kubernetes.iter().map(|secrets| Arc::clone(secrets) as Arc<dyn Keychain>));
         all.extend(plugins(config)?);
         all.extend(self.cri.iter().map(|cri| Arc::clone(cri) as Arc<dyn Keychain>));
@@ -54,18 +58,53 @@ pub fn of_machine(config: &Config) -> anyhow::Result<Vec<Arc<dyn Keychain>>> {
 /// # Errors
 /// The configuration says too little, or the directory for what is to be kept cannot be made.
 pub async fn of_daemon(config: &Config, root: &Path) -> anyhow::Result<Keychains> {
+    let cri = match config.cri_keychain.enable_keychain {
+        true => Some(Arc::new(CriKeychain::open(cri_options(config, root)?).await)),
+        false => None,
+    };
+    assemble(config, cri, Vec::new())
+}
+
+fn assemble(
+    config: &Config,
+    cri: Option<Arc<CriKeychain>>,
+    first: Vec<Arc<dyn Keychain>>,
+) -> anyhow::Result<Keychains> {
     let kubernetes = config.kubeconfig_keychain.enable_keychain.then(|| {
         let path = &config.kubeconfig_keychain.kubeconfig_path;
         let options = KubernetesOptions::from_environment(Some(path));
         Arc::new(KubernetesSecrets::start(options))
     });
-    let cri = match config.cri_keychain.enable_keychain {
-        true => Some(Arc::new(CriKeychain::open(cri_options(config, root)?).await)),
-        false => None,
-    };
-    let mut keychains = Keychains { all: Vec::new(), cri, kubernetes };
+    let mut keychains = Keychains { all: Vec::new(), cri, kubernetes, first };
     keychains.all = keychains.again(config)?;
     Ok(keychains)
+}
+
+/// What the layer store has: what container tools hand over, their files, and what is enabled. Must be called within a tokio
+/// runtime.
+///
+/// # Errors
+/// The configuration says too little.
+pub fn of_store(config: &Config, handed: Arc<HandedKeychain>) -> anyhow::Result<Keychains> {
+    let mut first: Vec<Arc<dyn Keychain>> = vec![handed];
+    let containers = containers_files(|name| std::env::var_os(name));
+    let containers = containers.into_iter().map(DockerConfig::containers);
+    first.extend(containers.map(|file| Arc::new(file) as Arc<dyn Keychain>));
+    assemble(config, None, first)
+}
+
+/// Where Podman and its kin have credentials, in their order: `$REGISTRY_AUTH_FILE` alone, or what logins write
+/// (`${XDG_RUNTIME_DIR}/containers/auth.json`, for root `/run/containers/0/auth.json`), then what people write.
+fn containers_files(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let variable = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(only) = variable("REGISTRY_AUTH_FILE") {
+        return vec![only];
+    }
+    let runtime = variable("XDG_RUNTIME_DIR").map(|dir| dir.join("containers"));
+    let home = || variable("HOME").map(|home| home.join(".config"));
+    let config = variable("XDG_CONFIG_HOME").or_else(home).map(|dir| dir.join("containers"));
+    let own = PathBuf::from("/run/containers/0");
+    runtime.into_iter().chain([own]).chain(config).map(|dir| dir.join("auth.json")).collect()
 }
 
 /// Docker's configuration file (`$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`) and our own.
@@ -121,6 +160,21 @@ mod tests {
         assert_eq!(daemon.cri.is_some(), config.cri_keychain.enable_keychain);
         let machine = of_machine(&config).unwrap();
         [daemon.all, machine].map(|all| all.iter().map(|keychain| keychain.name()).collect())
+    }
+
+    #[test]
+    fn the_files_of_container_tools_are_where_they_write_them() {
+        let files = |variables: &[(&str, &str)]| {
+            let found = containers_files(|name| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+            });
+            found.iter().map(|path| path.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let root = "/run/containers/0/auth.json";
+        assert_eq!(files(&[("HOME", "/root")]), [root, "/root/.config/containers/auth.json"]);
+        let user = [("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/h"), ("XDG_CONFIG_HOME", "/c")];
+        assert_eq!(files(&user), ["/run/user/7/containers/auth.json", root, "/c/containers/auth.json"]);
+        assert_eq!(files(&[("REGISTRY_AUTH_FILE", "/a.json"), ("HOME", "/h")]), ["/a.json"]);
     }
 
     #[tokio::test]

@@ -31,6 +31,8 @@ pub struct LayerSource {
     pub manifest: Option<Digest>,
     /// What the manifest says of the layer's TOC.
     pub toc_digest: Option<Digest>,
+    /// What it says of the TOC's compressed bytes; containerd does not.
+    pub compressed_toc_digest: Option<Digest>,
     /// The image's user asked for no verification. Any value counts.
     pub skip_verify: bool,
     /// Bytes to prefetch if the image has no landmark.
@@ -92,6 +94,7 @@ pub fn parse(labels: &HashMap<String, String>) -> Result<LayerSource, LabelError
         digest,
         manifest: labels.get(CRI_MANIFEST).map(|text| parsed(CRI_MANIFEST, text)).transpose()?,
         toc_digest: labels.get(TOC_DIGEST).map(|text| parsed(TOC_DIGEST, text)).transpose()?,
+        compressed_toc_digest: None,
         skip_verify: labels.contains_key(SKIP_VERIFY),
         prefetch_size: labels.get(PREFETCH).map(|text| parsed(PREFETCH, text)).transpose()?,
         ipfs: ipfs_url(labels, URLS),

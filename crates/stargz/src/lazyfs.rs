@@ -129,6 +129,11 @@ impl LazyFs {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How registries are reached now.
+    pub fn client(&self) -> registry::Client {
+        self.rules().client
+    }
+
     fn policy(&self) -> Policy {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner).policy
     }
@@ -196,6 +201,60 @@ impl LazyFs {
         }
     }
 
+    /// Mounts a layer at an empty directory.
+    ///
+    /// # Errors
+    /// It cannot be had, is not to be trusted, or the kernel refuses. Nothing is left mounted.
+    pub async fn show(
+        self: &Arc<Self>,
+        source: &LayerSource,
+        mountpoint: &Path,
+    ) -> Result<Arc<Layer>, FsError> {
+        let started = Instant::now();
+        let shown = self.try_show(source, mountpoint).await;
+        let (image, digest) = (source.reference.to_string(), source.digest.to_string());
+        match &shown {
+            Ok(_) => {
+                self.book.note_mount(mountpoint, started.elapsed());
+                self.book.forgive(&image, &digest);
+            }
+            Err(error) => self.book.note_refusal(&image, &digest, &error.to_string()),
+        }
+        shown
+    }
+
+    async fn try_show(
+        self: &Arc<Self>,
+        source: &LayerSource,
+        mountpoint: &Path,
+    ) -> Result<Arc<Layer>, FsError> {
+        let _mounting = Mounting::new(self.clone(), source.digest);
+        self.layers.starting();
+        self.resolve_ahead(source);
+        let layer = self.resolve(source).await?;
+        self.fetch_ahead(&layer, source.prefetch_size);
+        let (shelf, path, shown) = (self.shelf.clone(), mountpoint.to_owned(), layer.clone());
+        blocking(move || shelf.show(&shown, &path)).await?;
+        self.sources().insert(mountpoint.to_owned(), source.clone());
+        Ok(layer)
+    }
+
+    /// Unmounts what is shown at a directory.
+    ///
+    /// # Errors
+    /// The kernel refuses, or no layer is shown there.
+    pub async fn hide(&self, mountpoint: &Path) -> Result<(), FsError> {
+        let (shelf, path) = (self.shelf.clone(), mountpoint.to_owned());
+        let unused = blocking(move || shelf.hide(&path)).await?;
+        self.sources().remove(mountpoint);
+        self.book.note_unmount(mountpoint);
+        match unused {
+            Some(digest) if !self.closing.load(Ordering::Relaxed) => self.forget(&digest).await,
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn ahead(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -217,6 +276,27 @@ impl LazyFs {
             ahead.insert(*digest, now);
             self.resolve_one_ahead(*digest, self.source_of(source, *digest, ipfs.as_deref()));
         }
+    }
+
+    /// The same for an image of which nothing has been asked for yet.
+    pub fn resolve_image_ahead(
+        self: &Arc<Self>,
+        reference: &registry::Reference,
+        manifest: Digest,
+        layers: &[Neighbour],
+    ) {
+        let Some((first, rest)) = layers.split_first() else { return };
+        self.resolve_ahead(&LayerSource {
+            reference: reference.clone(),
+            digest: first.digest,
+            manifest: Some(manifest),
+            toc_digest: None,
+            compressed_toc_digest: None,
+            skip_verify: false,
+            prefetch_size: None,
+            ipfs: first.ipfs.clone(),
+            neighbours: rest.to_vec(),
+        });
     }
 
     /// The task ends after the time to live, when it takes back what nobody came for.
@@ -290,9 +370,12 @@ impl LazyFs {
             let resolved = self.layers.resolve(source.digest, None, blob).await.map_err(failed)?;
             return Ok(resolved.trust_unverified(reason));
         }
-        let pin = match source.toc_digest {
-            Some(toc) => Some(Pin::Toc(toc)),
-            None => pins::of_manifest(&*blob).await.map_err(|error| FsError::new(error.to_string()))?,
+        let pin = match (source.toc_digest, source.compressed_toc_digest) {
+            (Some(toc), _) => Some(Pin::Toc(toc)),
+            (None, Some(compressed)) => Some(Pin::CompressedToc(compressed)),
+            (None, None) => {
+                pins::of_manifest(&*blob).await.map_err(|error| FsError::new(error.to_string()))?
+            }
         };
         let Some(pin) = pin else {
             return Err(FsError::new(format!(
@@ -368,7 +451,7 @@ pub struct SharedFs(pub Arc<LazyFs>);
 #[async_trait]
 impl FileSystem for SharedFs {
     async fn mount(&self, mountpoint: &Path, labels: &HashMap<String, String>) -> Result<(), FsError> {
-        let (fs, started) = (&self.0, Instant::now());
+        let fs = &self.0;
         let source = match labels::parse(labels) {
             Ok(source) => source,
             Err(error) => {
@@ -378,16 +461,7 @@ impl FileSystem for SharedFs {
                 return Err(FsError::from_error(&error));
             }
         };
-        let (image, digest) = (source.reference.to_string(), source.digest.to_string());
-        let mounted = self.mount_source(mountpoint, source).await;
-        match &mounted {
-            Ok(()) => {
-                fs.book.note_mount(mountpoint, started.elapsed());
-                fs.book.forgive(&image, &digest);
-            }
-            Err(error) => fs.book.note_refusal(&image, &digest, &error.to_string()),
-        }
-        mounted
+        fs.show(&source, mountpoint).await.map(drop)
     }
 
     async fn check(&self, mountpoint: &Path, _labels: &HashMap<String, String>) -> Result<(), FsError> {
@@ -410,15 +484,7 @@ impl FileSystem for SharedFs {
     }
 
     async fn unmount(&self, mountpoint: &Path) -> Result<(), FsError> {
-        let (shelf, path) = (self.0.shelf.clone(), mountpoint.to_owned());
-        let unused = blocking(move || shelf.hide(&path)).await?;
-        self.0.sources().remove(mountpoint);
-        self.0.book.note_unmount(mountpoint);
-        match unused {
-            Some(digest) if !self.0.closing.load(Ordering::Relaxed) => self.0.forget(&digest).await,
-            _ => {}
-        }
-        Ok(())
+        self.0.hide(mountpoint).await
     }
 
     fn usage(&self, mountpoint: &Path) -> Option<Usage> {
@@ -446,20 +512,5 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(|error| FsError::from_error(&error)),
         Err(error) => Err(FsError::from_error(&error)),
-    }
-}
-
-impl SharedFs {
-    async fn mount_source(&self, mountpoint: &Path, source: LayerSource) -> Result<(), FsError> {
-        let fs = &self.0;
-        let _mounting = Mounting::new(fs.clone(), source.digest);
-        fs.layers.starting();
-        fs.resolve_ahead(&source);
-        let layer = fs.resolve(&source).await?;
-        fs.fetch_ahead(&layer, source.prefetch_size);
-        let (shelf, path) = (fs.shelf.clone(), mountpoint.to_owned());
-        blocking(move || shelf.show(&layer, &path)).await?;
-        fs.sources().insert(mountpoint.to_owned(), source);
-        Ok(())
     }
 }

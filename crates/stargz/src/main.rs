@@ -19,6 +19,7 @@ mod selinux;
 mod shelf;
 mod socket;
 mod status_cli;
+mod store;
 mod watch;
 
 use std::ffi::OsString;
@@ -34,10 +35,14 @@ fn main() -> ExitCode {
         Face::Snapshotter => {
             snapshotter(cli::SnapshotterProgram::parse_from(cli::with_two_dashes(args)).flags)
         }
-        Face::Store => not_yet("stargz-store", &args),
+        Face::Store => layer_store(cli::StoreProgram::parse_from(cli::with_two_dashes(args)).flags),
+        Face::StoreHelper => {
+            store::hand_over(cli::StoreHelperProgram::parse_from(cli::with_two_dashes(args)).socket)
+        }
         Face::CtrRemote => not_yet("ctr-remote", &args),
         Face::Stargz => match cli::Stargz::parse_from(args).verb {
             Verb::Snapshotter(flags) => snapshotter(flags),
+            Verb::Store(flags) => layer_store(flags),
             Verb::Mount(flags) => mount_image::mount(&flags),
             Verb::Umount(flags) => mount_image::umount(&flags),
             Verb::Cache(flags) => cache_cli::run(&flags),
@@ -94,6 +99,11 @@ fn snapshotter(flags: cli::Snapshotter) -> anyhow::Result<()> {
         root: flags.root,
     };
     runtime()?.block_on(daemon::run(&paths))
+}
+
+fn layer_store(flags: cli::Store) -> anyhow::Result<()> {
+    logging::init(flags.log_level, flags.log_format);
+    runtime()?.block_on(store::run(&flags))
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -62,6 +62,19 @@ fn is_there(address: &Path) -> anyhow::Result<bool> {
 }
 
 fn bind(address: &Path, on_disk: bool) -> anyhow::Result<UnixListener> {
+    make_way(address, on_disk)?;
+    UnixListener::bind(address).with_context(|| format!("cannot listen on {}", address.display()))
+}
+
+/// Makes it possible to bind a new socket to `address`: takes one away that a former process left.
+///
+/// # Errors
+/// Somebody listens there, or something else than a socket lies there.
+pub fn free(address: &Path) -> anyhow::Result<()> {
+    make_way(address, is_there(address)?)
+}
+
+fn make_way(address: &Path, on_disk: bool) -> anyhow::Result<()> {
     if on_disk {
         if UnixStream::connect(address).is_ok() {
             bail!("another process serves on {}; stop it, or choose another address", address.display());
@@ -75,7 +88,7 @@ fn bind(address: &Path, on_disk: bool) -> anyhow::Result<UnixListener> {
             .create(dir)
             .with_context(|| format!("cannot make directory {} for the socket", dir.display()))?;
     }
-    UnixListener::bind(address).with_context(|| format!("cannot listen on {}", address.display()))
+    Ok(())
 }
 
 /// Gives the descriptor to systemd.

@@ -9,4 +9,5 @@ mod lifecycle;
 mod mount_time;
 mod read_time;
 mod registries;
+mod store;
 mod watch;

@@ -20,6 +20,9 @@ no_background_fetch = true
 [blob]
 fetching_timeout_sec = 10'
 
+# shellcheck source=rig/podman_cases.sh
+. "$RIG_REPO/rig/podman_cases.sh"
+
 # ---------------------------------------------------------------------------------------------------------
 # A host for one case
 
@@ -67,6 +70,20 @@ restart_snapshotter() {
 
 # layers_prepared STATE: prints how many layers the snapshotter has mounted lazily (true) or left to containerd (false).
 layers_prepared() { grep -cE "\"?remote-snapshot-prepared\"?[:=] ?\"?$1" "$RIG_LOG/stargz.log" || true; }
+
+# push_zstd_chunked NAME: makes NAME:chunked of NAME:org, as Podman's tools do.
+push_zstd_chunked() {
+  # Only what is not compressed is compressed in another way.
+  skopeo copy --quiet --src-tls-verify=false --dest-decompress "docker://$(image "$1:org")" \
+    "dir:$RIG_SCRATCH/plain"
+  # Or it would find out that the registry has the same contents already, compressed with gzip.
+  mkdir -p /var/lib/containers/cache
+  mount -t tmpfs -o size=16m fresh /var/lib/containers/cache
+  skopeo copy --quiet --dest-tls-verify=false --format oci --dest-compress-format zstd:chunked \
+    "dir:$RIG_SCRATCH/plain" "docker://$(image "$1:chunked")"
+  umount /var/lib/containers/cache
+  rm -rf "$RIG_SCRATCH/plain"
+}
 
 # Prints everything that can be seen of an image's tree, what the runtime mounts over it left out; then the digest
 # of every file.
@@ -187,16 +204,7 @@ case_kubernetes_pull_is_lazy() {
 # What Podman, Buildah and skopeo push: no digest of the TOC among the annotations that containerd passes on.
 case_zstd_chunked_of_podmans_tools_is_pulled_lazily() {
   local mark bytes requests
-  # Only what is not compressed is compressed in another way.
-  skopeo copy --quiet --src-tls-verify=false --dest-decompress "docker://$(image nginx:org)" \
-    "dir:$RIG_SCRATCH/plain"
-  # Or it would find out that the registry has the same contents already, compressed with gzip.
-  mkdir -p /var/lib/containers/cache
-  mount -t tmpfs -o size=16m fresh /var/lib/containers/cache
-  skopeo copy --quiet --dest-tls-verify=false --format oci --dest-compress-format zstd:chunked \
-    "dir:$RIG_SCRATCH/plain" "docker://$(image nginx:chunked)"
-  umount /var/lib/containers/cache
-  rm -rf "$RIG_SCRATCH/plain"
+  push_zstd_chunked nginx
   mark=$(rig_mark)
   pull nginx:chunked
   read -r bytes requests < <(rig_served "$mark")
@@ -531,7 +539,10 @@ run_case() {
   local name=$1 out begin rc=0
   begin=$(now)
   (
-    fresh
+    # Cases of Podman's make a host of their own.
+    if ! declare -f "case_$name" | grep -q '^ *with_store'; then
+      fresh
+    fi
     "case_$name"
   ) >"$RIG_SCRATCH/case.out" 2>&1 &
   wait $! || rc=$?
@@ -547,8 +558,8 @@ run_case() {
   out=$RIG_SCRATCH/failed/$name
   mkdir -p "$out"
   cp "$RIG_LOG"/*.log "$RIG_SCRATCH/case.out" "$out" 2>/dev/null || true
-  echo "     | end of the snapshotter's log:"
-  tail -n 10 "$RIG_LOG/stargz.log" 2>/dev/null | cut -c -400 | sed 's/^/     | /' || true
+  echo "     | end of the snapshotter's or the store's log:"
+  tail -n 10 "$RIG_LOG"/{stargz,store}.log 2>/dev/null | cut -c -400 | sed 's/^/     | /' || true
 }
 PASSED=0 FAILED=0
 
@@ -569,13 +580,14 @@ main() {
     esac
     shift
   done
-  mapfile -t all < <(sed -n 's/^case_\([a-z0-9_]*\)() {$/\1/p' "${BASH_SOURCE[0]}")
+  mapfile -t all < <(sed -n 's/^case_\([a-z0-9_]*\)() {$/\1/p' "${BASH_SOURCE[0]}" "$RIG_REPO/rig/podman_cases.sh")
   for name in "${cases[@]}"; do
     [[ " ${all[*]} " == *" $name "* ]] || die "no case '$name'; there are: ${all[*]}"
   done
   rig_require_root
   [[ -x $BIN ]] || die "$BIN is not there: cargo build --bin stargz"
   rig_host_packages
+  rig_packages podman buildah htpasswd=apache2-utils
   /usr/bin/python3 -c 'import grpc' 2>/dev/null || rig_apt python3-grpcio
   "$RIG_REPO/rig/images.sh" "$IMAGES" debian python nginx
   rig_isolate "${arguments[@]}"

@@ -1,0 +1,249 @@
+# shellcheck shell=bash
+#
+# podman_cases.sh: cases of e2e.sh in which Podman and Buildah of the distribution use the layer store. To be sourced.
+#
+# Podman's state is below $RIG_SCRATCH/podman, the store's below $RIG_SCRATCH/store.
+
+STORE=$RIG_SCRATCH/store
+export PODMAN_IGNORE_CGROUPSV1_WARNING=1
+
+# with_store: a fresh host for Podman: an empty store, no containerd.
+with_store() {
+  local name mount
+  for name in stargz containerd registry store proxy; do
+    rig_stop "$name"
+  done
+  while read -r mount; do
+    umount -l "$mount" || true
+  done < <(rig_mounts_below "$RIG_SCRATCH" | tac)
+  rm -rf "$STORE" "$RIG_SCRATCH/podman"
+  rm -f "$RIG_LOG"/*.log
+  rig_storage "$IMAGES"
+  rig_registry_start "$RIG_SCRATCH/storage"
+  mkdir -p "$STORE" "$RIG_SCRATCH/podman/runtime"
+  # What Podman knows of blobs of other runs.
+  mkdir -p /var/lib/containers
+  mountpoint -q /var/lib/containers || mount -t tmpfs -o size=64m fresh /var/lib/containers
+  store_start "$ON_DEMAND"
+  cat >"$RIG_SCRATCH/podman/storage.conf" <<-TOML
+	[storage]
+	driver = "overlay"
+	graphroot = "$RIG_SCRATCH/podman/root"
+	runroot = "$RIG_SCRATCH/podman/run"
+	[storage.options]
+	additionallayerstores = ["$STORE/mnt:ref"]
+	TOML
+  cat >"$RIG_SCRATCH/podman/registries.conf" <<-TOML
+	additional-layer-store-auth-helper = "$RIG_SCRATCH/podman/helper"
+	TOML
+  ln -sf "$(readlink -f "$BIN")" "$RIG_SCRATCH/podman/stargz-store-helper"
+  printf '#!/bin/sh\nexec %s/podman/stargz-store-helper %s/store.sock\n' "$RIG_SCRATCH" "$STORE" >"$RIG_SCRATCH/podman/helper"
+  chmod 755 "$RIG_SCRATCH/podman/helper"
+  export CONTAINERS_STORAGE_CONF=$RIG_SCRATCH/podman/storage.conf
+  export CONTAINERS_REGISTRIES_CONF=$RIG_SCRATCH/podman/registries.conf
+  export XDG_RUNTIME_DIR=$RIG_SCRATCH/podman/runtime
+}
+
+# store_start [CONFIG]: the layer store; CONFIG is the text of its configuration file.
+store_start() {
+  [[ $# -eq 0 ]] || printf '%s\n' "$1" >"$STORE/config.toml"
+  ln -sf "$(readlink -f "$BIN")" "$STORE/stargz-store"
+  rig_spawn store "$STORE/stargz-store" --root "$STORE/data" --addr "$STORE/store.sock" --config "$STORE/config.toml" \
+    --log-level debug "$STORE/mnt"
+  rig_ready store "the layer store" rig_listens "$STORE/store.sock"
+}
+
+pod() {
+  timeout 300 podman --cgroup-manager cgroupfs --events-backend file --runtime runc \
+    --tmpdir "$RIG_SCRATCH/podman/tmp" "$@"
+}
+# Limits of the machine may be below what Podman would set.
+pod_run() { pod run --network host --ulimit host --cgroup-parent "/$RIG_CGROUP" "$@"; }
+pod_pull() { pod pull --quiet --tls-verify=false "$(image "$1")" >/dev/null; }
+
+# layers_shown: prints how many layers the store has mounted.
+layers_shown() { rig_mounts_below "$STORE/mnt/.layers" | wc -l; }
+# layer_uses: prints how many uses of layers the store has written down.
+layer_uses() {
+  cat "$STORE"/data/pool/*/uses 2>/dev/null | grep -o '"uses":[0-9]*' | cut -d: -f2 | paste -sd+ | bc || true
+}
+shown_are() { [[ $(layers_shown) == "$1" ]]; }
+
+case_podman_runs_an_image_that_is_not_downloaded() {
+  local mark bytes requests size
+  with_store
+  mark=$(rig_mark)
+  pod_pull python:esgz
+  read -r bytes requests < <(rig_served "$mark")
+  size=$("$TOOL" size "$(image python:esgz)")
+  echo "note: pull fetched $bytes of $size bytes in $requests requests"
+  at_most "bytes fetched by the pull" "$bytes" $((size / 20))
+  equal "layers that are shown" "$(layers_shown)" 3
+  contains "version of numpy" "$(pod_run --rm "$(image python:esgz)" python3 -c 'import numpy; print("numpy", numpy.__version__)')" "numpy "
+  read -r bytes _ < <(rig_served "$mark")
+  echo "note: pull and run fetched $bytes of $size bytes"
+  at_most "bytes fetched" "$bytes" $((size / 2))
+}
+
+case_podman_pulls_in_parallel_share_layers_and_removal_frees_them() {
+  local name jobs=() job
+  with_store
+  for name in python nginx debian; do
+    pod_pull "$name:esgz" &
+    jobs+=($!)
+  done
+  for job in "${jobs[@]}"; do
+    wait "$job"
+  done
+  # All three have the same base.
+  equal "layers that are shown" "$(layers_shown)" 4
+  equal "output" "$(pod_run --rm "$(image debian:esgz)" sh -c 'cd /usr/bin && echo *cat')" "cat zcat"
+  contains "output" "$(pod_run --rm "$(image nginx:esgz)" nginx -v 2>&1)" "nginx version"
+  pod rmi "$(image python:esgz)" >/dev/null
+  rig_wait 60 "the layers of one image to go" shown_are 2
+  pod system prune --all --force >/dev/null
+  rig_wait 60 "all layers to go" shown_are 0
+  equal "uses that are left" "$(layer_uses)" ""
+  # And again: nothing of it is remembered for ever.
+  pod_pull debian:esgz
+  equal "output" "$(pod_run --rm "$(image debian:esgz)" echo again)" again
+}
+
+case_podman_cycles_leave_nothing_behind() {
+  local before number
+  with_store
+  pod_pull debian:esgz
+  pod_run --rm "$(image debian:esgz)" true
+  before="$(layer_uses) uses, $(rig_mounts_below "$RIG_SCRATCH" | wc -l) mounts"
+  for number in {1..15}; do
+    pod_run --rm "$(image debian:esgz)" true
+  done
+  for number in {1..35}; do
+    pod create --name "c$number" --ulimit host "$(image debian:esgz)" true >/dev/null
+    pod rm "c$number" >/dev/null
+  done
+  equal "what is there" "$(layer_uses) uses, $(rig_mounts_below "$RIG_SCRATCH" | wc -l) mounts" "$before"
+  equal "layers that are shown" "$(layers_shown)" 1
+}
+
+case_podman_mounts_saves_commits_and_pushes_lazy_images() {
+  local dir
+  with_store
+  pod_pull debian:esgz
+  dir=$(pod image mount "$(image debian:esgz)")
+  [[ -x $dir/usr/bin/perl ]]
+  pod image umount "$(image debian:esgz)" >/dev/null
+  pod save --quiet --output "$RIG_SCRATCH/podman/saved.tar" "$(image debian:esgz)"
+  at_least "bytes of the archive" "$(stat -c %s "$RIG_SCRATCH/podman/saved.tar")" 50000000
+  pod create --name changed --ulimit host "$(image debian:esgz)" true >/dev/null
+  echo 'of the host' >"$RIG_SCRATCH/podman/note"
+  pod cp "$RIG_SCRATCH/podman/note" changed:/etc/note
+  pod commit --quiet changed "$(image changed:1)" >/dev/null
+  pod push --quiet --tls-verify=false "$(image changed:1)"
+  pod rm changed >/dev/null
+  pod rmi --all --force >/dev/null
+  rig_wait 60 "all layers to go" shown_are 0
+  # What was pushed is an ordinary image, and holds what the lazy one had.
+  equal "output" "$(pod_run --rm --tls-verify=false --quiet "$(image changed:1)" sh -c 'cat /etc/note; ls /usr/bin/perl')" \
+    $'of the host\n/usr/bin/perl'
+  pod load --quiet --input "$RIG_SCRATCH/podman/saved.tar" >/dev/null
+  equal "output of what was saved" "$(pod_run --rm "$(image debian:esgz)" ls /usr/bin/perl)" /usr/bin/perl
+}
+
+case_buildah_builds_on_a_lazy_image() {
+  local mark bytes size container
+  with_store
+  mark=$(rig_mark)
+  printf 'FROM %s\nRUN echo built >/built && python3 -c "print(6 * 7)" >>/built\n' "$(image python:esgz)" >"$RIG_SCRATCH/podman/Containerfile"
+  pod build --quiet --tls-verify=false --isolation chroot --network host --tag built -f "$RIG_SCRATCH/podman/Containerfile" \
+    "$RIG_SCRATCH/podman/runtime" >/dev/null
+  read -r bytes _ < <(rig_served "$mark")
+  size=$("$TOOL" size "$(image python:esgz)")
+  echo "note: the build fetched $bytes of $size bytes"
+  at_most "bytes fetched" "$bytes" $((size / 2))
+  equal "output" "$(pod_run --rm localhost/built cat /built)" $'built\n42'
+  container=$(buildah from --pull-never "$(image python:esgz)")
+  equal "output" "$(buildah run --isolation chroot "$container" -- python3 -c 'print(1)')" 1
+  buildah rm "$container" >/dev/null
+}
+
+case_podman_runs_zstd_chunked() {
+  local mark bytes requests size
+  with_store
+  push_zstd_chunked nginx
+  mark=$(rig_mark)
+  pod_pull nginx:chunked
+  read -r bytes requests < <(rig_served "$mark")
+  size=$("$TOOL" size "$(image nginx:chunked)")
+  echo "note: pull fetched $bytes of $size bytes in $requests requests"
+  at_most "bytes fetched by the pull" "$bytes" $((size / 10))
+  contains "output" "$(pod_run --rm "$(image nginx:chunked)" nginx -v 2>&1)" "nginx version"
+  contains "images" "$(pod images)" nginx
+}
+
+case_podman_pulls_ordinary_images_in_full() {
+  with_store
+  pod_pull debian:org
+  equal "layers that are shown" "$(layers_shown)" 0
+  equal "output" "$(pod_run --rm "$(image debian:org)" echo ordinary)" ordinary
+}
+
+case_podman_pulls_from_a_private_registry() {
+  with_store
+  rig_stop registry
+  htpasswd -Bbn user secret >"$RIG_SCRATCH/htpasswd"
+  rig_registry_start "$RIG_SCRATCH/storage" "$RIG_SCRATCH/htpasswd"
+  equal "mode of the socket" "$(stat -c %a "$STORE/store.sock")" 600
+  # Newer Podman runs the helper by itself, on each pull.
+  printf '{"%s":{"username":"user","password":"secret"}}' "$(image debian:esgz)" | "$RIG_SCRATCH/podman/helper"
+  pod pull --quiet --tls-verify=false --creds user:secret "$(image debian:esgz)" >/dev/null
+  equal "layers that are shown" "$(layers_shown)" 1
+  equal "output" "$(pod_run --rm "$(image debian:esgz)" echo private)" private
+  # What a login wrote serves a store that was told nothing.
+  pod rmi --all --force >/dev/null
+  rig_stop store
+  printf secret | pod login --tls-verify=false --username user --password-stdin "$RIG_REGISTRY" >/dev/null
+  store_start
+  pod_pull debian:esgz
+  equal "layers that are shown" "$(layers_shown)" 1
+}
+
+case_restart_of_the_store_under_a_container() {
+  local mark bytes
+  with_store
+  pod_pull debian:esgz
+  pod_run --detach --name long "$(image debian:esgz)" sleep 600 >/dev/null
+  # What it needs to go on sleeping is in memory then.
+  pod exec long sleep 0
+  rig_stop store KILL
+  store_start
+  rig_wait 60 "the layer to be shown again" shown_are 1
+  equal "uses" "$(layer_uses)" 1
+  equal "container" "$(pod ps --format '{{.Names}} {{.State}}')" "long running"
+  # Neither the image nor its new containers need the registry for what is there.
+  rig_stop registry
+  equal "output of another container" "$(pod_run --rm "$(image debian:esgz)" sleep 0 && echo well)" well
+  pod kill long >/dev/null
+  pod rm --force long >/dev/null
+  rig_registry_start "$RIG_SCRATCH/storage"
+  mark=$(rig_mark)
+  equal "output" "$(pod_run --rm "$(image debian:esgz)" sh -c 'cd /usr/bin && echo *cat')" "cat zcat"
+  read -r bytes _ < <(rig_served "$mark")
+  pod rmi --all --force >/dev/null
+  rig_wait 60 "all layers to go" shown_are 0
+}
+
+case_signals_leave_no_mount_of_the_store() {
+  local signal
+  with_store
+  for signal in TERM INT; do
+    pod_pull debian:esgz
+    equal "layers that are shown" "$(layers_shown)" 1
+    rig_stop store "$signal"
+    equal "mounts after $signal" "$(rig_mounts_below "$STORE")" ""
+    [[ ! -e $STORE/store.sock ]]
+    store_start
+    equal "output" "$(pod_run --rm "$(image debian:esgz)" echo back)" back
+    pod rmi --all --force >/dev/null
+  done
+}

@@ -22,12 +22,15 @@ const KEPT: usize = 8;
 /// For how long a window is kept that nobody reads.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// A window of a blob: which one of which.
+type Window = (Digest, u64);
+
 /// The windows that are in memory, of all blobs.
 #[derive(Debug)]
 pub struct Windows {
-    kept: Mutex<BTreeMap<(Digest, u64), Kept>>,
+    kept: Mutex<BTreeMap<Window, Kept>>,
     /// Held by whoever fetches a window.
-    gates: Mutex<HashMap<(Digest, u64), Weak<tokio::sync::Mutex<()>>>>,
+    gates: Mutex<HashMap<Window, Weak<tokio::sync::Mutex<()>>>>,
     runtime: Handle,
 }
 
@@ -43,18 +46,18 @@ impl Windows {
         Windows { kept: Mutex::default(), gates: Mutex::default(), runtime: Handle::current() }
     }
 
-    fn kept(&self) -> MutexGuard<'_, BTreeMap<(Digest, u64), Kept>> {
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<Window, Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, key: (Digest, u64)) -> Option<Bytes> {
+    fn get(&self, key: Window) -> Option<Bytes> {
         let mut kept = self.kept();
         let window = kept.get_mut(&key)?;
         window.used = Instant::now();
         Some(window.bytes.clone())
     }
 
-    fn put(self: &Arc<Self>, key: (Digest, u64), bytes: Bytes) {
+    fn put(self: &Arc<Self>, key: Window, bytes: Bytes) {
         let mut kept = self.kept();
         while kept.len() >= KEPT {
             let oldest = kept.iter().min_by_key(|(_, window)| window.used).map(|(key, _)| *key);
@@ -76,7 +79,7 @@ impl Windows {
         });
     }
 
-    fn gate(&self, key: (Digest, u64)) -> Arc<tokio::sync::Mutex<()>> {
+    fn gate(&self, key: Window) -> Arc<tokio::sync::Mutex<()>> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         gates.retain(|_, gate| gate.strong_count() > 0);
         if let Some(gate) = gates.get(&key).and_then(Weak::upgrade) {

@@ -44,7 +44,7 @@ pub struct Paths {
 }
 
 /// A read that waits gets this much longer than the fetch under it, so that the fetch's own error is what is reported.
-pub(crate) const READ_GRACE: Duration = Duration::from_secs(5);
+const READ_GRACE: Duration = Duration::from_secs(5);
 /// What a check may take besides the wait for a prefetch.
 const CHECK_GRACE: Duration = Duration::from_secs(30);
 /// How long requests that are under way may go on when the daemon stops.
@@ -199,7 +199,8 @@ pub(crate) fn layers_options(config: &Config, root: &Path) -> LayersOptions {
     }
 }
 
-fn shelf_options(config: &Config, root: &Path) -> anyhow::Result<ShelfOptions> {
+/// How layers are shown.
+pub(crate) fn shelf_options(config: &Config, root: &Path) -> anyhow::Result<ShelfOptions> {
     let read_deadline = config.fetch_timeout() + READ_GRACE;
     Ok(ShelfOptions {
         session: SessionOptions { read_deadline, ..SessionOptions::default() },

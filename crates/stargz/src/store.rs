@@ -63,20 +63,18 @@ pub async fn run(flags: &cli::Store) -> anyhow::Result<()> {
     let keychains = keychain::of_store(&config, handed.clone())?;
     let client = registry::Client::new(config.registry_options(), keychains.all.clone())
         .with_context(|| format!("cannot use the registries in {}", flags.config.display()))?;
-    let read_deadline = config.fetch_timeout() + daemon::READ_GRACE;
-    let session = SessionOptions { read_deadline, ..SessionOptions::default() };
-    let images = root.join("images");
-    let options = session.clone();
-    let shelf = tokio::task::spawn_blocking(move || Shelf::open(images, options))
-        .await?
-        .context("cannot serve layers: is the fuse module loaded?")?;
+    let (shelf_options, at) = (daemon::shelf_options(&config, &root)?, root.clone());
+    let session = shelf_options.session.clone();
+    let selinux_context = shelf_options.selinux_context.clone();
+    let shelf =
+        tokio::task::spawn_blocking(move || Shelf::open(&at, &at.join("layers"), shelf_options)).await??;
     let shelf = Arc::new(shelf);
     let fs = LazyFs::new(client, layers.clone(), shelf.clone(), daemon::policy(&config));
     let engine = Arc::new(LazyEngine::new(fs.clone(), config.ipfs));
 
     let names = NameOptions {
         session: SessionOptions { fs_name: "stargzstore".to_owned(), ..session },
-        selinux_context: Some(config.store.selinux_context.clone()).filter(|context| !context.is_empty()),
+        selinux_context,
         ..NameOptions::default()
     };
     let options = Options { names, ..Options::new(&mount_point, &root) };

@@ -67,8 +67,6 @@ pub struct Config {
     pub cri_keychain: keychains::Cri,
     /// `[snapshotter]`
     pub snapshotter: Snapshotter,
-    /// `[store]`
-    pub store: Store,
     /// `[cache]`
     pub cache: cache::Cache,
     /// `[mount]`
@@ -156,14 +154,6 @@ pub enum HeaderValue {
 pub struct Snapshotter {
     /// Start although a layer cannot be mounted again.
     pub allow_invalid_mounts_on_restart: bool,
-}
-
-/// How layers are shown to container tools.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Store {
-    /// The SELinux label of the tree of paths and of all layers; empty for none.
-    pub selinux_context: String,
 }
 
 /// Why a configuration can't be used.

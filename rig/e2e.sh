@@ -532,6 +532,115 @@ case_stargz_mount_says_what_is_wrong() {
 }
 
 # ---------------------------------------------------------------------------------------------------------
+# Cases: ctr-remote
+
+# our_ctr ARGS...: our own ctr-remote against the private containerd.
+our_ctr() {
+  ln -sf "$BIN" "$RIG_SCRATCH/ctr-remote"
+  RIG_CTR=$RIG_SCRATCH/ctr-remote rig_ctr "$@"
+}
+
+# nothing_left: no lease and no write is left in containerd.
+nothing_left() {
+  equal "leases" "$(rig_ctr leases ls -q)" ""
+  equal "writes" "$(rig_ctr content active | tail -n +2)" ""
+}
+
+# top_layer IMAGE: prints the digest of the topmost layer of an image in containerd.
+top_layer() {
+  rig_ctr content get "$(image_digest "$1")" | /usr/bin/python3 -c 'import json, sys
+print(json.load(sys.stdin)["layers"][-1]["digest"])'
+}
+
+image_digest() { rig_ctr image ls "name==$1" | awk 'NR == 2 { print $3 }'; }
+
+# toc PROGRAM LAYER: prints the digest of what PROGRAM shows as the TOC, in one spelling.
+toc() {
+  "$1" image get-toc-digest --dump-toc "$2" | /usr/bin/python3 -c 'import json, sys
+print(json.dumps(json.load(sys.stdin), sort_keys=True))' | sha256sum
+}
+
+case_ctr_remote_converts_what_overlayfs_and_we_run() {
+  local target printed layer theirs
+  target=$(image debian:ours)
+  pull_in_full overlayfs debian:org
+  printed=$(our_ctr image convert --estargz --oci "$(image debian:org)" "$target")
+  equal "digest that was printed" "$printed" "$(image_digest "$target")"
+  nothing_left
+  layer=$(top_layer "$target")
+  equal "digest of our TOC" "$(our_ctr image get-toc-digest "$layer")" "$(rig_ctr image get-toc-digest "$layer")"
+  equal "TOC" "$(toc our_ctr "$layer")" "$(toc rig_ctr "$layer")"
+  rig_ctr image convert --estargz --oci "$(image debian:org)" "$(image debian:theirs)" >/dev/null
+  theirs=$(top_layer "$(image debian:theirs)")
+  equal "digest of their TOC" "$(our_ctr image get-toc-digest "$theirs")" "$(rig_ctr image get-toc-digest "$theirs")"
+  our_ctr image push --plain-http "$target" >/dev/null
+  rig_ctr image rm --sync "$target" "$(image debian:theirs)" >/dev/null
+  pull_in_full overlayfs debian:ours
+  equal "output over overlayfs" "$(rig_run overlayfs "$target" plain bash -c 'cd /usr/bin && echo *cat')" "cat zcat"
+  rig_ctr image rm --sync "$target" >/dev/null
+  our_ctr image rpull --plain-http "$target" >/dev/null
+  equal "layers mounted lazily" "$(layers_prepared true)" 1
+  same_tree debian debian:ours
+}
+
+case_ctr_remote_pulls_lazily() {
+  local labels
+  contains "lines" "$(our_ctr image rpull --plain-http --label kind=test "$(image python:esgz)")" "fetching sha256:"
+  equal "layers mounted lazily" "$(layers_prepared true)" 3
+  contains "image" "$(rig_ctr image ls "name==$(image python:esgz)")" "kind=test"
+  nothing_left
+  contains "output" "$(run python:esgz python3 -c 'import numpy; print("numpy", numpy.__version__)')" "numpy "
+  rig_ctr image rm --sync "$(image python:esgz)" >/dev/null
+  our_ctr image rpull --plain-http --use-containerd-labels "$(image debian:esgz)" >/dev/null
+  equal "layers mounted lazily" "$(layers_prepared true)" 4
+  labels=$(rig_ctr snapshots --snapshotter stargz ls | awk 'NR > 1 { print $1 }' | while read -r key; do
+    rig_ctr snapshots --snapshotter stargz info "$key"
+  done)
+  contains "labels" "$labels" "containerd.io/snapshot/cri.layer-digest"
+  equal "output" "$(run debian:esgz bash -c 'cd /usr/bin && echo *cat')" "cat zcat"
+}
+
+case_ctr_remote_pulls_in_full_what_is_not_lazy() {
+  our_ctr image rpull --plain-http "$(image debian:org)" >/dev/null
+  equal "layers mounted lazily" "$(layers_prepared true)" 0
+  nothing_left
+  equal "output" "$(run debian:org bash -c 'cd /usr/bin && echo *cat')" "cat zcat"
+  our_ctr image rpull --plain-http --snapshotter overlayfs "$(image debian:org)" >/dev/null
+  equal "output" "$(rig_run overlayfs "$(image debian:org)" plain bash -c 'cd /usr/bin && echo *cat')" "cat zcat"
+}
+
+case_ctr_remote_leaves_nothing_behind_when_it_fails() {
+  local out pid
+  out=$(our_ctr image rpull --plain-http "$(image no/such:1)" 2>&1) && fail "an image that is not there was pulled"
+  contains "error" "$out" "no/such"
+  out=$(our_ctr image convert --estargz --oci "$(image no/such:1)" "$(image x:1)" 2>&1) && fail "nothing was converted"
+  contains "error" "$out" "there is no image"
+  out=$(our_ctr image convert --zstdchunked a b 2>&1) && fail "zstd:chunked without --oci"
+  contains "error" "$out" "--oci"
+  pull_in_full overlayfs python:org
+  ln -sf "$BIN" "$RIG_SCRATCH/ctr-remote"
+  "$RIG_SCRATCH/ctr-remote" -a "$RIG_CONTAINERD" -n "$RIG_NS" image convert --estargz --oci \
+    "$(image python:org)" "$(image python:ours)" >"$RIG_SCRATCH/convert.out" 2>&1 &
+  pid=$!
+  rig_wait 60 "the conversion to begin" lease_exists
+  kill -INT "$pid"
+  wait "$pid" && fail "a cancelled conversion succeeded"
+  contains "error" "$(<"$RIG_SCRATCH/convert.out")" "cancelled"
+  nothing_left
+  equal "image" "$(rig_ctr image ls -q "name==$(image python:ours)")" ""
+  "$RIG_SCRATCH/ctr-remote" -a "$RIG_CONTAINERD" -n "$RIG_NS" image convert --estargz --oci \
+    "$(image python:org)" "$(image python:ours)" >"$RIG_SCRATCH/convert.out" 2>&1 &
+  pid=$!
+  rig_wait 60 "the conversion to begin" lease_exists
+  rig_stop containerd
+  wait "$pid" && fail "a conversion without containerd succeeded"
+  contains "error" "$(<"$RIG_SCRATCH/convert.out")" "containerd is gone"
+  rig_containerd_start plain
+  equal "image" "$(rig_ctr image ls -q "name==$(image python:ours)")" ""
+}
+lease_exists() { [[ -n $(rig_ctr leases ls -q) ]]; }
+
+# ---------------------------------------------------------------------------------------------------------
 
 # run_case NAME: runs one case, prints a line with its result and counts it. Not to be called in a condition, where
 # `set -e` does not act; in the background, so that a failure ends the case and not the run.

@@ -98,6 +98,11 @@ impl Client {
         Ok(client)
     }
 
+    /// The lease under which it works, if any.
+    pub fn lease(&self) -> Option<&str> {
+        self.headers.lease.as_ref().and_then(|lease| lease.to_str().ok())
+    }
+
     /// The namespace that it speaks for.
     pub fn namespace(&self) -> &str {
         &self.namespace

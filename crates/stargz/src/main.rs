@@ -6,6 +6,7 @@ mod config;
 mod config_cli;
 mod control;
 mod cri;
+mod ctr;
 mod daemon;
 mod keychain;
 mod labels;
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
         Face::StoreHelper => {
             store::hand_over(cli::StoreHelperProgram::parse_from(cli::with_two_dashes(args)).socket)
         }
-        Face::CtrRemote => not_yet("ctr-remote", &args),
+        Face::CtrRemote => return ctr::main(args),
         Face::Stargz => match cli::Stargz::parse_from(args).verb {
             Verb::Snapshotter(flags) => snapshotter(flags),
             Verb::Store(flags) => layer_store(flags),
@@ -108,21 +109,6 @@ fn layer_store(flags: cli::Store) -> anyhow::Result<()> {
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("stargz").build()
-}
-
-/// The names are there so that installations are whole; what is behind them is not.
-fn not_yet(name: &str, args: &[OsString]) -> anyhow::Result<()> {
-    match args.get(1).and_then(|arg| arg.to_str()) {
-        Some("--version" | "-version" | "-v") => {
-            print(&format!("{name} {}", cli::VERSION));
-            Ok(())
-        }
-        Some("--help" | "-help" | "-h") => {
-            print(&format!("{name}: not in this version yet. See stargz --help for what is."));
-            Ok(())
-        }
-        _ => anyhow::bail!("{name} is not in this version yet; stargz --help lists what is"),
-    }
 }
 
 #[allow(clippy::print_stdout)]

@@ -1,6 +1,6 @@
 //! `ctr-remote images get-toc-digest`.
 
-use std::io::{Cursor, Read};
+use std::io::{Cursor, Read, Write as _};
 
 use anyhow::{Context as _, bail};
 use containerd::Client;
@@ -37,13 +37,21 @@ pub async fn run(client: &Client, flags: &GetTocDigest) -> anyhow::Result<()> {
             json(footer.kind, &compressed).with_context(|| format!("the TOC of the layer {digest}"))?;
         let toc: serde_json::Value =
             serde_json::from_slice(&json).with_context(|| format!("the TOC of the layer {digest}"))?;
-        crate::print(&serde_json::to_string_pretty(&toc)?);
+        show(&serde_json::to_string_pretty(&toc)?)?;
     } else {
         let toc = read_toc(&footer, Cursor::new(compressed), &Limits::default())
             .with_context(|| format!("the TOC of the layer {digest}"))?;
         crate::print(&toc.digest().to_string());
     }
     Ok(())
+}
+
+/// Whoever reads it may have enough before its end.
+fn show(text: &str) -> std::io::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
 }
 
 async fn range(client: &Client, digest: &str, start: u64, end: u64) -> anyhow::Result<Vec<u8>> {

@@ -191,3 +191,34 @@ case_signals_leave_no_mount_of_the_store() {
     pod rmi --all --force >/dev/null
   done
 }
+
+# As `podman unshare stargz-store` does it: a user who is root of a namespace of their own, where nothing but FUSE can be
+# mounted. The overlay is mounted as rootless Podman mounts its own.
+case_the_store_serves_a_user_namespace() {
+  local dir=$RIG_SCRATCH/user digest path
+  with_store "$ON_DEMAND"
+  # Machines differ in who may open it.
+  mknod "$RIG_SCRATCH/fuse" c 10 229
+  chmod 666 "$RIG_SCRATCH/fuse"
+  mount --bind "$RIG_SCRATCH/fuse" /dev/fuse
+  mkdir -p "$dir"/{upper,work,merged}
+  cp "$BIN" "$dir/stargz-store"
+  chmod 755 "$RIG_SCRATCH" "$dir/stargz-store"
+  chown -R nobody "$dir"
+  digest=$(skopeo inspect --tls-verify=false --format '{{index .Layers 0}}' "docker://$(image debian:esgz)")
+  path=$dir/mnt/$(image debian:esgz | tr -d '\n' | base64 -w0)/$digest
+  # shellcheck disable=SC2016 # expanded by the shell in the namespace
+  setpriv --reuid nobody --regid nogroup --clear-groups unshare --user --map-root-user --mount sh -ec '
+    cd "$1"
+    ./stargz-store --root data --addr store.sock --config "" mnt 2>log &
+    for try in $(seq 300); do [ ! -S store.sock ] || break; sleep 0.1; done
+    ln -s "$2/diff" lower
+    mount -t overlay overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work merged
+    cmp merged/usr/bin/perl "$2/diff/usr/bin/perl"
+    echo new >merged/etc/motd
+    umount merged
+    kill $!
+    wait $! || true
+    ! grep " $1/" /proc/self/mountinfo' sh "$dir" "$path"
+  umount /dev/fuse
+}

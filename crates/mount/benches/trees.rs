@@ -1,5 +1,6 @@
-//! A tree served through FUSE against the same tree on ext4, and against a session that lets the kernel keep nothing.
-//! Prints the medians of a few rounds, and ratios to ext4. Needs root and `mkfs.ext4`; `cargo bench -p mount --bench trees`.
+//! A tree served through FUSE against the same tree on ext4, mounted as EROFS, and against a session that lets the kernel
+//! keep nothing. Prints the medians of a few rounds, and ratios to ext4. Needs root and `mkfs.ext4`;
+//! `cargo bench -p mount --bench trees`.
 //!
 //! Each round mounts anew, so that cold means: no entry, no inode and no page of the mount is in memory. The bytes of the
 //! files behind (the image of the layer; the ext4 image on its loop device) are in the page cache ("chunks present").
@@ -14,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use erofs::{Attributes, Content, ImageWriter, Options};
 use mount::{
-    BoxFuture, Caching, Ending, Fetched, LayerTree, Root, Session, Source, Tree, TreeOptions, TreeServer,
-    UnmountMode, unmount,
+    BoxFuture, Caching, Ending, ErofsOptions, Fetched, LayerTree, Root, Session, Source, Tree, TreeOptions,
+    TreeServer, UnmountMode, mount_erofs, mount_erofs_loop, unmount,
 };
 
 const LARGE: usize = 256 << 20;
@@ -69,14 +70,18 @@ fn main() -> Result<(), Failure> {
     fs::create_dir(&target)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
 
-    let names = std::iter::once("ext4").chain(SESSIONS.map(|(name, ..)| name));
+    let names = ["ext4", "erofs"].into_iter().chain(SESSIONS.map(|(name, ..)| name));
     let mut table: Vec<(&str, Vec<Vec<Duration>>)> = names.map(|name| (name, Vec::new())).collect();
     for _ in 0..ROUNDS {
         let mounted = Command::new("mount").args(["-o", "loop,ro"]).args([&ext4, &target]).status()?;
         assert!(mounted.success(), "cannot mount the ext4 image");
         table[0].1.push(measure(&target)?);
         unmount(&target, UnmountMode::Normal)?;
-        for (row, (_, caching, kib)) in (1..).zip(SESSIONS) {
+        let options = ErofsOptions::default();
+        mount_erofs(&image, &target, &options).or_else(|_| mount_erofs_loop(&image, &target, &options))?;
+        table[1].1.push(measure(&target)?);
+        unmount(&target, UnmountMode::Normal)?;
+        for (row, (_, caching, kib)) in (2..).zip(SESSIONS) {
             let options = TreeOptions { caching, read_ahead_kb: Some(kib), ..TreeOptions::default() };
             let session = Session::mount_trees(&target, &options)?;
             let layer = LayerTree::open(&image, Arc::clone(&source) as Arc<dyn Source>)?;

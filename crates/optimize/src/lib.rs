@@ -19,5 +19,5 @@ mod users;
 pub use error::Error;
 pub use files::Names;
 pub use list::{List, ListError};
-pub use run::{Image, Options, Until, Watched, watch};
+pub use run::{Image, Options, Until, Watched, files, watch};
 pub use spec::{Mount, SpecError, Workload};

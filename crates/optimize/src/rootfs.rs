@@ -49,6 +49,24 @@ impl Rootfs {
         &self.path
     }
 
+    /// The regular files, by ascending path. What is not UTF-8 cannot be recorded, and is left out.
+    pub fn files(&self) -> std::io::Result<Vec<String>> {
+        let (mut directories, mut files) = (vec![PathBuf::new()], Vec::new());
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(self.path.join(&directory))? {
+                let entry = entry?;
+                let (kind, path) = (entry.file_type()?, directory.join(entry.file_name()));
+                if kind.is_dir() {
+                    directories.push(path);
+                } else if kind.is_file() {
+                    files.extend(path.to_str().map(str::to_owned));
+                }
+            }
+        }
+        files.sort_unstable();
+        Ok(files)
+    }
+
     /// Which layer shows a file, the lowest being 0: the topmost that has it.
     pub fn layer_of(&self, path: &str) -> Option<u32> {
         let has = |lower: &PathBuf| lower.join(path).symlink_metadata().is_ok_and(|found| found.is_file());

@@ -92,12 +92,35 @@ pub async fn watch(
     // Unique on this machine, as the directory is.
     let name =
         directory.path().file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let run = Run { client, image, options, name: &name, directory: directory.path() };
+    let run = Run { client, image, options, name: &name, directory: directory.path(), list: false };
     let result = run.under_lease(stop).await;
     if let Err(error) = directory.close() {
         tracing::warn!(%error, "temporary files are left");
     }
     result
+}
+
+/// The regular files of the image, by ascending path. Only the snapshotter of `options` matters. Leaves nothing, as
+/// [`watch`].
+///
+/// # Errors
+/// [`Error`].
+pub async fn files(
+    client: &Client,
+    image: &Image,
+    options: &Options,
+    stop: watch::Receiver<bool>,
+) -> Result<Vec<Entry>, Error> {
+    let directory =
+        tempfile::Builder::new().prefix("stargz-optimize-").tempdir().map_err(Error::Temporary)?;
+    let name =
+        directory.path().file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let run = Run { client, image, options, name: &name, directory: directory.path(), list: true };
+    let result = run.under_lease(stop).await;
+    if let Err(error) = directory.close() {
+        tracing::warn!(%error, "temporary files are left");
+    }
+    Ok(result?.entries)
 }
 
 struct Run<'a> {
@@ -107,6 +130,8 @@ struct Run<'a> {
     /// Of the lease, the snapshot and the container.
     name: &'a str,
     directory: &'a Path,
+    /// Nothing is run, all files are listed.
+    list: bool,
 }
 
 impl Run<'_> {
@@ -144,6 +169,15 @@ impl Run<'_> {
         let path = self.directory.join("rootfs");
         std::fs::create_dir(&path).map_err(Error::Temporary)?;
         let rootfs = Rootfs::mount(mounts, &path)?;
+        if self.list {
+            let paths = rootfs.files().map_err(Error::Temporary)?;
+            let entries = paths.into_iter().filter_map(|path| {
+                let layer_index = Some(rootfs.layer_of(&path)?);
+                let manifest_digest = Some(self.image.manifest);
+                Some(Entry { path, manifest_digest, layer_index, size: None, ranges: None })
+            });
+            return Ok(Watched { entries: entries.collect(), ..Watched::default() });
+        }
         let spec = self.spec(&rootfs)?;
         let watched = path.clone();
         let recorder = blocking(move || Recorder::start(&watched, recorder::Options::default())).await?;

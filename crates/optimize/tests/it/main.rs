@@ -153,6 +153,14 @@ async fn workloads_are_recorded_however_they_end_and_nothing_is_left_of_them() {
     assert!(error.to_string().contains("/nowhere"), "{error}");
     assert_clean(&client).await;
 
+    // A list, for which nothing is run.
+    let all = optimize::files(&client, &image, &options("", 0), never()).await.unwrap();
+    let all: Vec<_> = all.iter().map(|entry| (entry.path.as_str(), entry.layer_index.unwrap())).collect();
+    let expected =
+        [("bin/busybox", 0), ("data/both", 1), ("data/large", 1), ("data/low", 0), ("data/untouched", 1)];
+    assert_eq!(all, expected);
+    assert_clean(&client).await;
+
     // A layer that is not what the configuration says.
     let mut wrong = image.clone();
     wrong.config["rootfs"]["diff_ids"][1] = json!(Digest::of(b"another").to_string());

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use super::optimize_args::Optimize;
 use crate::cli::VERSION;
 
 /// Makes and pulls lazily pullable images with containerd. Commands that are not listed here are those of ctr, which has to be installed for them.
@@ -64,6 +65,8 @@ pub enum ImageVerb {
     Convert(Box<Convert>),
     /// Get the digest of TOC of a layer
     GetTocDigest(GetTocDigest),
+    /// Optimize an image for the workload that it is run for
+    Optimize(Box<Optimize>),
     /// Pull an image from a registry, lazily where its layers allow it
     Rpull(Rpull),
 }

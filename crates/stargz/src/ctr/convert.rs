@@ -30,19 +30,24 @@ pub async fn run(
             "warning: without --oci, Docker's media types have no place for what verifies a layer that is pulled lazily",
         );
     }
-    let source = client.images().get(&flags.source).await.map_err(|error| match error.is_not_found() {
+    let (target, source) = (flags.target.clone(), find(client, &flags.source).await?);
+    lease::under(client, |client| convert(client, options, source, target, ended)).await
+}
+
+/// What is called so.
+pub async fn find(client: &Client, name: &str) -> anyhow::Result<Descriptor> {
+    let image = client.images().get(name).await.map_err(|error| match error.is_not_found() {
         true => anyhow::anyhow!(
-            "there is no image {:?} in containerd's namespace {:?}; ctr-remote image pull gets it",
-            flags.source,
+            "there is no image {name:?} in containerd's namespace {:?}; ctr-remote image pull gets it",
             client.namespace()
         ),
         false => error.into(),
     })?;
-    let (target, source) = (flags.target.clone(), descriptor(source.target)?);
-    lease::under(client, |client| convert(client, options, source, target, ended)).await
+    descriptor(image.target)
 }
 
-async fn convert(
+/// Converts an image until `ended` ends, and gives the new one its name.
+pub async fn convert(
     client: Client,
     options: Options,
     source: Descriptor,
@@ -105,7 +110,8 @@ fn descriptor(target: Option<containerd::Descriptor>) -> anyhow::Result<Descript
     Ok(descriptor)
 }
 
-fn options(flags: &Convert) -> anyhow::Result<Options> {
+/// What is to be made of an image.
+pub fn options(flags: &Convert) -> anyhow::Result<Options> {
     let (format, chunk_size, record) = format(flags)?;
     let mut layer = builder::Options::new(format);
     if chunk_size > 0 {
@@ -151,12 +157,13 @@ fn format(flags: &Convert) -> anyhow::Result<(Format, u32, Option<PathBuf>)> {
     Ok((format, flags.estargz_chunk_size, flags.estargz_record_in.clone()))
 }
 
-fn tell(text: &str) {
+/// Says something that is no result.
+pub fn tell(text: &str) {
     eprintln!("ctr-remote: {text}");
 }
 
 /// Of what this program runs on; any variant of it.
-fn own_platform() -> Platform {
+pub fn own_platform() -> Platform {
     let registry::Platform { os, architecture, .. } = registry::Platform::host();
     Platform { os, architecture, variant: None, rest: serde_json::Map::new() }
 }

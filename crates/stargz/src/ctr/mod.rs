@@ -4,6 +4,8 @@ mod args;
 mod convert;
 mod labels;
 mod lease;
+mod optimize;
+mod optimize_args;
 mod pull;
 mod registry;
 mod store;
@@ -49,6 +51,10 @@ fn run(args: Vec<OsString>) -> anyhow::Result<()> {
                 convert::run(&client, *flags, ended).await
             }
             ImageVerb::GetTocDigest(flags) => within(global.timeout, toc_digest::run(&client, &flags)).await,
+            ImageVerb::Optimize(flags) => {
+                let ended = ended(global.timeout);
+                optimize::run(&client, *flags, ended).await
+            }
             ImageVerb::Rpull(flags) => {
                 let ended = ended(global.timeout);
                 pull::run(&client, &flags, ended).await

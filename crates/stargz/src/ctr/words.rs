@@ -5,7 +5,7 @@ use std::ffi::OsString;
 /// Global flags that take a value.
 const WITH_VALUE: [&str; 6] = ["address", "a", "timeout", "connect-timeout", "namespace", "n"];
 /// Commands of `images` that are here.
-const OURS: [&str; 3] = ["convert", "rpull", "get-toc-digest"];
+const OURS: [&str; 4] = ["convert", "optimize", "rpull", "get-toc-digest"];
 
 /// Whether `ctr` is to be asked: the command has a name, and it is none of ours.
 pub fn is_of_ctr(args: &[OsString]) -> bool {

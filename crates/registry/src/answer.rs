@@ -74,6 +74,7 @@ pub(crate) async fn status_fault(what: &str, response: Response) -> Fault {
         401 => (Kind::Unauthorized, Next::GiveUp),
         403 | 451 => (Kind::Forbidden, Next::GiveUp),
         404 | 410 => (Kind::NotFound, Next::GiveUp),
+        413 => (Kind::TooLarge, Next::GiveUp),
         416 => (Kind::RangeNotSatisfiable, Next::GiveUp),
         501 => (Kind::Protocol, Next::GiveUp),
         408 | 429 | 500..=599 => {

@@ -1,6 +1,6 @@
 //! Who we are to each registry: finds out what a host wants, gets it, keeps it, renews it.
 //!
-//! One [`Session`] for each (host, repository). Its lock is held while a token is fetched, so that of many
+//! One [`Session`] for each (host, repository), and for each set of scopes beside that of reading. Its lock is held while a token is fetched, so that of many
 //! requests that need one only one fetches it and the others find it; one that is cancelled simply lets the
 //! next one go on.
 //!
@@ -56,6 +56,8 @@ pub(crate) struct Party<'a> {
     pub reference: &'a Reference,
     pub budget: Budget,
     pub allow_link_local: bool,
+    /// What tokens have to allow, as scopes separated by spaces; none: what the host demands.
+    pub scopes: Option<&'a str>,
 }
 
 /// The right to ask one host for one repository, as far as it is known.
@@ -127,8 +129,9 @@ impl Auth {
         Auth { keychains, sessions: Mutex::default() }
     }
 
-    pub fn session(&self, endpoint: &Endpoint, reference: &Reference) -> Arc<Session> {
-        let key = (endpoint.key().to_string(), reference.repository().to_owned());
+    pub fn session(&self, party: &Party<'_>) -> Arc<Session> {
+        let allowed = party.scopes.unwrap_or_else(|| party.reference.repository());
+        let key = (party.endpoint.key().to_string(), allowed.to_owned());
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if sessions.len() >= MAX_SESSIONS && !sessions.contains_key(&key) {
             sessions.retain(|_, session| Arc::strong_count(session) > 1);
@@ -243,7 +246,8 @@ impl Auth {
             }
             tried += 1;
             let origin = format!(
-                "with the credentials for {host} from {keychain}; check that they are valid and allow to pull"
+                "with the credentials for {host} from {keychain}; check that they are valid and allow to {}",
+                if party.scopes.is_some() { "push" } else { "pull" }
             );
             match demand.grant(party, Some(&credential), fingerprint, origin.into()).await {
                 Err(fault) if is_refusal(&fault) => {

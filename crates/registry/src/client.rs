@@ -20,11 +20,12 @@ use crate::http::{describe, drain, shown};
 use crate::kept::Kept;
 use crate::manifest::Manifest;
 use crate::options::Options;
+use crate::payload::Payload;
 use crate::quirks::Quirks;
 use crate::reference::Reference;
 use crate::retry::Fault;
 use crate::rounds::Site;
-use crate::transport::Http;
+use crate::transport::{Http, Pace};
 
 /// Redirects followed in one attempt.
 const MAX_REDIRECTS: usize = 10;
@@ -52,6 +53,25 @@ pub(crate) struct Core {
     pub(crate) quirks: Quirks,
     /// Manifests that all layers of an image ask for at once; none where the registry has none.
     pub(crate) manifests: Kept<Option<Arc<Manifest>>>,
+}
+
+/// A request to be made, perhaps several times.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    method: Method,
+    url: Url,
+    pub headers: HeaderMap,
+    body: Option<Payload>,
+}
+
+impl Ask {
+    pub fn new(method: Method, url: Url) -> Ask {
+        Ask { method, url, headers: HeaderMap::new(), body: None }
+    }
+
+    pub fn with_body(self, body: Payload) -> Ask {
+        Ask { body: Some(body), ..self }
+    }
 }
 
 impl Client {
@@ -88,13 +108,19 @@ impl Core {
         url: Url,
         headers: &HeaderMap,
     ) -> Result<Answer, Fault> {
-        let Site { reference, endpoint, budget, .. } = site;
+        self.exchange(site, Ask { method, url, headers: headers.clone(), body: None }).await
+    }
+
+    /// As [`attempt`](Core::attempt), for a request that may have a body.
+    pub async fn exchange(&self, site: &Site<'_>, ask: Ask) -> Result<Answer, Fault> {
+        let Site { reference, endpoint, budget, scopes, .. } = site;
         let (reference, endpoint, budget) = (*reference, endpoint.as_ref(), *budget);
         let allow_link_local = self.options.allow_link_local;
-        let party = Party { http: &self.http, endpoint, reference, budget, allow_link_local };
-        let session = self.auth.session(endpoint, reference);
+        let scopes = scopes.as_deref();
+        let party = Party { http: &self.http, endpoint, reference, budget, allow_link_local, scopes };
+        let session = self.auth.session(&party);
         let started = Instant::now();
-        let mut url = url;
+        let Ask { method, mut url, headers, body } = ask;
         let mut passed = Vec::new();
         let mut renewals = 0;
         let mut standing = Arc::from("without credentials, as the host did not say which it wants");
@@ -107,8 +133,16 @@ impl Core {
                 // Another request may have found out meanwhile.
                 grant = self.auth.current(&session, &party).await?;
             }
-            let request = build(&method, &url, headers, ours.then_some(endpoint), grant.as_ref());
-            let response = self.http.send(endpoint, request, budget.cap(endpoint.request_timeout)).await?;
+            let mut request = build(&method, &url, &headers, ours.then_some(endpoint), grant.as_ref());
+            let response = match &body {
+                None => self.http.send(endpoint, request, budget.cap(endpoint.request_timeout)).await?,
+                Some(body) => {
+                    let sent = Arc::default();
+                    *request.body_mut() = Some(body.body(&sent));
+                    let pace = Pace { sent, size: body.len(), last: self.options.fetch_timeout };
+                    self.http.send_body(endpoint, request, &pace).await?
+                }
+            };
             let status = response.status();
             if let Some(grant) = &grant {
                 standing = Arc::clone(&grant.origin);

@@ -1,5 +1,5 @@
-//! Client of OCI registries, the pull side: references, hosts and mirrors, credentials, manifests, and
-//! reading blobs by ranges.
+//! Client of OCI registries: references, hosts and mirrors, credentials, manifests, reading blobs by ranges, and
+//! pushing.
 //!
 //! Follows the OCI distribution specification 1.1, the token protocol of the distribution project, and, where
 //! registries in use differ from both, what those do. It knows HTTP and nothing of what layers hold; the
@@ -13,6 +13,8 @@
 //!   tried, and kept until it expires. A credential that was refused is not sent again for a while.
 //! - Where a host redirects to is remembered for a blob until it stops to serve. Redirects never lose
 //!   encryption, never carry credentials to another host, and never lead to link-local addresses.
+//! - A [`Pusher`] writes: blobs that are asked for, mounted, or sent and resumed; manifests; artifacts that refer
+//!   to an image.
 //! - An [`IpfsBlob`] is read from a node of IPFS instead of a registry.
 //!
 //! Nothing here reads the environment or a configuration file, except the docker config and the directories
@@ -47,6 +49,8 @@ mod manifest;
 mod multi;
 mod multipart;
 mod options;
+mod payload;
+mod push;
 mod quirks;
 mod range;
 mod reference;
@@ -67,5 +71,6 @@ pub use ipfs::IpfsBlob;
 pub use manifest::Image;
 pub use multi::{MultiRange, Piece, Pieces};
 pub use options::{HostOptions, Mirror, Options, Retry};
+pub use push::{Artifact, Pushed, Pusher, Referrer, Upload};
 pub use reference::Reference;
 pub use secret::Secret;

@@ -75,8 +75,28 @@ impl Reference {
         Reference { digest: Some(digest), ..self.clone() }
     }
 
+    /// Checks that it can name an image that is not made yet: by a tag, without a digest.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidReference`].
+    pub fn check_tagged(&self) -> Result<(), Error> {
+        match (&self.tag, &self.digest) {
+            (Some(_), None) => Ok(()),
+            _ => {
+                let text =
+                    format!("{self}: a new image is named by a tag alone; its digest comes of what it holds");
+                Err(Error::new(Kind::InvalidReference, text))
+            }
+        }
+    }
+
+    /// The image that is called `tag` in the same repository; `tag` is one.
+    pub(crate) fn with_tag(&self, tag: &str) -> Reference {
+        Reference { tag: Some(tag.to_owned()), digest: None, ..self.clone() }
+    }
+
     /// The image that has `suffix` at the end of its tag. None if there is no tag, or if that would not be one.
-    pub(crate) fn with_tag_suffix(&self, suffix: &str) -> Option<Reference> {
+    pub fn with_tag_suffix(&self, suffix: &str) -> Option<Reference> {
         let tag = format!("{}{suffix}", self.tag.as_ref()?);
         check_tag(&tag).ok()?;
         Some(Reference { tag: Some(tag), digest: None, ..self.clone() })

@@ -19,6 +19,8 @@ pub(crate) struct Site<'a> {
     /// Place of the host in the order.
     pub index: usize,
     pub budget: Budget,
+    /// What tokens have to allow beside what the host demands.
+    pub scopes: Option<Arc<str>>,
 }
 
 /// What a host is asked for.
@@ -28,6 +30,8 @@ pub(crate) enum Needed {
     Pull,
     /// What a tag means.
     Resolve,
+    /// To take something: only the host itself, which is the last one.
+    Push,
 }
 
 /// The attempts of one call.
@@ -47,6 +51,7 @@ pub(crate) struct Rounds<'a> {
     passed: usize,
     round: u32,
     budget: Budget,
+    scopes: Option<Arc<str>>,
 }
 
 /// What happened at one host so far.
@@ -66,7 +71,11 @@ impl<'a> Rounds<'a> {
         preferred: Option<&str>,
     ) -> Result<Rounds<'a>> {
         let mut endpoints = core.hosts.of(reference).await?;
+        if needed == Needed::Push {
+            endpoints.drain(..endpoints.len().saturating_sub(1));
+        }
         endpoints.retain(|endpoint| match needed {
+            Needed::Push => true,
             Needed::Pull => endpoint.capabilities.pull,
             Needed::Resolve => endpoint.capabilities.resolve,
         });
@@ -83,7 +92,23 @@ impl<'a> Rounds<'a> {
         let tries = endpoints.iter().map(|_| Try::default()).collect();
         let budget = Budget::new(core.options.fetch_timeout);
         let (retry, health) = (&core.options.retry, &core.health);
-        Ok(Rounds { reference, retry, health, endpoints, tries, order, passed: 0, round: 0, budget })
+        Ok(Rounds {
+            reference,
+            retry,
+            health,
+            endpoints,
+            tries,
+            order,
+            passed: 0,
+            round: 0,
+            budget,
+            scopes: None,
+        })
+    }
+
+    /// Asks for tokens that allow all of this.
+    pub fn with_scopes(self, scopes: Arc<str>) -> Rounds<'a> {
+        Rounds { scopes: Some(scopes), ..self }
     }
 
     /// The host to ask next, when it is time to.
@@ -98,7 +123,8 @@ impl<'a> Rounds<'a> {
                 self.passed += 1;
                 if !self.tries[index].is_over() {
                     let endpoint = Arc::clone(&self.endpoints[index]);
-                    return Ok(Site { reference: self.reference, endpoint, index, budget: self.budget });
+                    let (reference, budget, scopes) = (self.reference, self.budget, self.scopes.clone());
+                    return Ok(Site { reference, endpoint, index, budget, scopes });
                 }
             }
             let Some(wait) = self.wait().filter(|wait| *wait < self.budget.left()) else {

@@ -1,6 +1,8 @@
 //! Connection pools, and the TLS settings that tell them apart.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::{Certificate, ClientBuilder, Identity, Request, Response};
@@ -44,6 +46,17 @@ impl Tls {
     pub fn is_default(&self) -> bool {
         self.ca.is_empty() && self.identity.is_none() && !self.skip_verify
     }
+}
+
+/// How a body gets on its way.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// Bytes that were given away so far.
+    pub sent: Arc<AtomicU64>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How long the host may think when it has all.
+    pub last: Duration,
 }
 
 /// The pools for one host.
@@ -109,6 +122,48 @@ impl Http {
         self.settings.transport(tls, dial_timeout)
     }
 
+    /// Sends a request with a body, which may take long as long as it goes on.
+    pub async fn send_body(
+        &self,
+        endpoint: &Endpoint,
+        request: Request,
+        pace: &Pace,
+    ) -> Result<Response, Fault> {
+        let what = describe(request.method(), request.url());
+        let mut sending = std::pin::pin!(self.pool(endpoint, &request).execute(request));
+        let mut before = 0;
+        loop {
+            let sent = pace.sent.load(Ordering::Relaxed);
+            let all = sent >= pace.size;
+            // A host that has all of it may have to move and to hash it.
+            let limit = if all { pace.last.max(endpoint.request_timeout) } else { endpoint.request_timeout };
+            match tokio::time::timeout(limit, &mut sending).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(error)) => return Err(send_fault(&what, error)),
+                Err(_) if pace.sent.load(Ordering::Relaxed) > before.max(sent) => {}
+                Err(_) if !all && sent > before => {}
+                Err(_) => {
+                    let text = match all {
+                        true => format!("{what}: no answer within {limit:.1?} after all was sent"),
+                        false => format!("{what}: the host takes nothing for {limit:.1?}"),
+                    };
+                    return Err(Fault::retry(Error::new(Kind::Timeout, text)));
+                }
+            }
+            before = sent;
+        }
+    }
+
+    fn pool<'a>(&'a self, endpoint: &'a Endpoint, request: &Request) -> &'a reqwest::Client {
+        if request.url().scheme() == "http" && is_loopback(request.url()) {
+            &self.loopback
+        } else if endpoint.owns(request.url()) {
+            &endpoint.transport.own
+        } else {
+            &endpoint.transport.onward
+        }
+    }
+
     /// Sends a request in a conversation with `endpoint`, to itself or to where it has sent us, and waits at
     /// most `limit` for the headers of the answer.
     pub async fn send(
@@ -118,14 +173,7 @@ impl Http {
         limit: Duration,
     ) -> Result<Response, Fault> {
         let what = describe(request.method(), request.url());
-        let client = if request.url().scheme() == "http" && is_loopback(request.url()) {
-            &self.loopback
-        } else if endpoint.owns(request.url()) {
-            &endpoint.transport.own
-        } else {
-            &endpoint.transport.onward
-        };
-        match tokio::time::timeout(limit, client.execute(request)).await {
+        match tokio::time::timeout(limit, self.pool(endpoint, &request).execute(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(send_fault(&what, error)),
             Err(_) => {

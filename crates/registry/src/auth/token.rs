@@ -80,9 +80,11 @@ impl Server {
             return Err(wrong(format_args!("has a link-local address, which is refused")));
         }
         let service = challenge.param("service").map(str::to_owned);
-        let scope = match challenge.param("scope") {
-            Some(scope) if !scope.is_empty() => scope.to_owned(),
-            _ => format!("repository:{}:pull", party.reference.repository()),
+        let scope = match (party.scopes, challenge.param("scope")) {
+            // What the host demands of one request is less than what the others will need.
+            (Some(scopes), _) => scopes.to_owned(),
+            (None, Some(scope)) if !scope.is_empty() => scope.to_owned(),
+            (None, _) => format!("repository:{}:pull", party.reference.repository()),
         };
         Ok(Server { realm, service, scope })
     }
@@ -226,8 +228,8 @@ mod tests {
             let reference = reference.parse().unwrap();
             let endpoint = &hosts.of(&reference).await.unwrap()[0];
             let budget = crate::retry::Budget::new(Duration::from_secs(1));
-            let party =
-                Party { http: &http, endpoint, reference: &reference, budget, allow_link_local: false };
+            let (reference, allow_link_local, scopes) = (&reference, false, None);
+            let party = Party { http: &http, endpoint, reference, budget, allow_link_local, scopes };
             let challenge = &crate::challenge::parse(&format!("Bearer realm=\"{realm}\""))[0];
             assert_eq!(Server::from_challenge(challenge, &party).is_ok(), accepted, "{reference} {realm}");
         }

@@ -12,6 +12,7 @@ mod layers;
 mod many;
 mod nginx;
 mod proxy;
+mod push;
 mod ranges;
 mod redirects;
 mod server;

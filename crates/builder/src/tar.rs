@@ -25,6 +25,7 @@ pub use pax::Records;
 pub use scan::Scanner;
 pub use sparse::Region;
 pub(crate) use write::{encode, padding};
+pub use write::{file_header, padding_after};
 
 /// Headers are of this size, and contents are padded to multiples of it.
 pub(crate) const BLOCK: usize = 512;

@@ -27,6 +27,8 @@ use crate::stop::Stop;
 use crate::target::Target;
 use options::Report;
 
+pub(crate) use names::plain;
+
 pub use error::ConvertError;
 pub use options::{MediaTypes, Options, Platforms, Progress, Step};
 pub use toc_image::{ANNOTATION_TOC_OF_LAYER, TOC_NAME_SUFFIX};

@@ -5,6 +5,7 @@
 mod archive;
 mod docker;
 mod folder;
+mod pack;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -24,6 +25,7 @@ use crate::descriptor::Descriptor;
 use crate::source::{BlobError, DOCUMENT_MAX, Source};
 use archive::{Extent, Window};
 
+pub use pack::Packer;
 pub use writer::{Pending, Writer};
 
 /// The annotation in a layout's index that holds the name of an image (image-spec, `annotations.md`).

@@ -54,3 +54,8 @@ pub(crate) fn is_layer(media_type: &str) -> bool {
 pub(crate) fn is_foreign(media_type: &str) -> bool {
     to_oci(media_type).starts_with("application/vnd.oci.image.layer.nondistributable.")
 }
+
+/// Whether something is a manifest or an index, which registries keep apart from blobs.
+pub(crate) fn is_manifest(media_type: &str) -> bool {
+    [MANIFEST, INDEX].contains(&to_oci(media_type))
+}

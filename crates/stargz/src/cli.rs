@@ -10,6 +10,7 @@ use crate::cache_cli::args::Cache;
 use crate::config_cli::args::Config;
 use crate::logging::{LogFormat, LogLevel};
 use crate::status_cli::args::{Debug, Status, Top};
+use crate::tools::args as tools;
 
 /// Version and revision.
 pub const VERSION: &str = env!("STARGZ_VERSION");
@@ -44,6 +45,19 @@ pub enum Verb {
     Debug(Debug),
     /// Check, print and migrate configuration files
     Config(Config),
+    /// Make an image lazily pullable; needs neither containerd nor root
+    Convert(tools::Convert),
+    /// Tell what an image or a layer is made of, and why it is not lazily pullable
+    Inspect(tools::Inspect),
+    /// Check every chunk of an image against its table of contents, and that against the manifest
+    Verify(tools::Verify),
+    /// Compare what a converted image shows with the original, layer by layer
+    Diff(tools::Diff),
+    /// Print completions for a shell
+    Completions(tools::Completions),
+    /// Write manual pages of all verbs into a directory
+    #[command(hide = true)]
+    Man(tools::Man),
 }
 
 /// Flags of `containerd-stargz-grpc`.

@@ -21,6 +21,7 @@ mod shelf;
 mod socket;
 mod status_cli;
 mod store;
+mod tools;
 mod watch;
 
 use std::ffi::OsString;
@@ -51,6 +52,12 @@ fn main() -> ExitCode {
             Verb::Status(flags) => status_cli::status(&flags),
             Verb::Top(flags) => status_cli::top(&flags),
             Verb::Debug(flags) => status_cli::debug(&flags),
+            Verb::Convert(flags) => tools::convert(&flags),
+            Verb::Inspect(flags) => tools::inspect(&flags),
+            Verb::Verify(flags) => tools::verify(&flags),
+            Verb::Diff(flags) => tools::diff(&flags),
+            Verb::Completions(flags) => tools::completions(&flags),
+            Verb::Man(flags) => tools::man(&flags),
         },
     };
     match result {

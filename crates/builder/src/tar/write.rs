@@ -30,6 +30,21 @@ pub(crate) fn encode(member: &Member, out: &mut Vec<u8>) {
     out.extend_from_slice(&block);
 }
 
+/// The header of a file of `size` bytes that is readable by all and says nothing else, for archives of other things than
+/// layers.
+pub fn file_header(name: &str, size: u64) -> Vec<u8> {
+    let mut member = Member::new(Kind::File, name.as_bytes());
+    (member.size, member.mode) = (size, 0o644);
+    let mut header = Vec::new();
+    encode(&member, &mut header);
+    header
+}
+
+/// How many zeros follow a content of this size in bytes.
+pub fn padding_after(size: u64) -> usize {
+    padding(size)
+}
+
 /// How many zeros follow a content of this size.
 pub(crate) fn padding(size: u64) -> usize {
     (size.wrapping_neg() % BLOCK as u64) as usize

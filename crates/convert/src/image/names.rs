@@ -1,6 +1,6 @@
 //! In which layer each of the files is that are to come first.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{self, BufReader, Cursor, Read};
 
 use builder::BuildError;
@@ -9,6 +9,7 @@ use format::{Compression, Digest, FileRanges, StreamDecoder};
 
 use super::plan::{Content, Job, Jobs, Plan};
 use super::{ConvertError, Options, Step, Task};
+use crate::glob::{Glob, is_pattern};
 use crate::media;
 use crate::source::Verified;
 
@@ -40,11 +41,17 @@ impl Task<'_> {
     /// Finds the topmost layer that has each prioritized file, and gives it to the layer's job. Returns what no image has.
     pub(super) fn assign_prioritized(&self, plan: &mut Plan) -> Result<Vec<String>, ConvertError> {
         let Options { prioritized, ranges, .. } = self.options;
-        let wanted = Wanted::new(prioritized.iter().chain(ranges.keys()));
-        if wanted.paths.is_empty() {
+        if prioritized.is_empty() && ranges.is_empty() {
             return Ok(Vec::new());
         }
-        let first = Wanted::new(prioritized).paths.len();
+        let layers: Vec<&Job> =
+            plan.jobs.iter().filter(|job| job.layer && media::is_layer(&job.blob.media_type)).collect();
+        let (paths, mut unmatched) = self.expand(&layers)?;
+        let wanted = Wanted::new(paths.iter().chain(ranges.keys()));
+        if wanted.paths.is_empty() {
+            return Ok(unmatched);
+        }
+        let first = Wanted::new(&paths).paths.len();
         // By the number of the path; several ways to write it mean the same file.
         let mut parts: HashMap<usize, FileRanges> = HashMap::new();
         for (path, ranges) in ranges {
@@ -53,9 +60,11 @@ impl Task<'_> {
                 *all = all.union(ranges);
             }
         }
-        let layers: Vec<&Job> =
-            plan.jobs.iter().filter(|job| job.layer && media::is_layer(&job.blob.media_type)).collect();
-        let seen = self.in_parallel(&layers, |job| self.look(job, &wanted))?;
+        let look = |job: &&Job| {
+            let mut seen = Seen::default();
+            self.look(job, &mut |name, kind| wanted.note(name, kind, &mut seen)).map(|()| seen)
+        };
+        let seen = self.in_parallel(&layers, look)?;
         let seen: HashMap<Digest, Seen> = layers.iter().map(|job| job.blob.digest).zip(seen).collect();
 
         let mut jobs = Jobs::default();
@@ -90,15 +99,58 @@ impl Task<'_> {
         });
         plan.jobs = jobs.into_inner();
         let missing = (0..wanted.paths.len()).filter(|number| !found.contains(number));
-        Ok(missing.map(|number| wanted.paths[number].clone()).collect())
+        unmatched.extend(missing.map(|number| wanted.paths[number].clone()));
+        Ok(unmatched)
     }
 
-    fn look(&self, job: &Job, wanted: &Wanted) -> Result<Seen, ConvertError> {
+    /// The prioritized paths with those that patterns match in their places, and the patterns that match nothing. What a
+    /// layer above hides is sorted out later.
+    fn expand(&self, layers: &[&Job]) -> Result<(Vec<String>, Vec<String>), ConvertError> {
+        let all = &self.options.prioritized;
+        let is_pattern = |path: &&String| self.options.patterns && is_pattern(path);
+        let patterns: Vec<Glob> = all.iter().filter(is_pattern).map(|text| Glob::new(text)).collect();
+        if patterns.is_empty() {
+            return Ok((all.clone(), Vec::new()));
+        }
+        let matched = self.in_parallel(layers, |job| {
+            let mut matched = vec![BTreeSet::new(); patterns.len()];
+            let mut note = |name: &[u8], kind: Kind| {
+                let base = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+                if kind == Kind::Dir || base.starts_with(WHITEOUT) {
+                    return;
+                }
+                // Others cannot be converted either.
+                let Ok(name) = String::from_utf8(normal(name)) else { return };
+                for (pattern, matched) in patterns.iter().zip(&mut matched) {
+                    if pattern.matches(&name) {
+                        matched.insert(name.clone());
+                    }
+                }
+            };
+            self.look(job, &mut note).map(|()| matched)
+        })?;
+        let (mut paths, mut unmatched, mut number) = (Vec::new(), Vec::new(), 0);
+        for path in all {
+            if !is_pattern(&path) {
+                paths.push(path.clone());
+                continue;
+            }
+            let found: BTreeSet<&String> = matched.iter().flat_map(|layer| &layer[number]).collect();
+            if found.is_empty() {
+                unmatched.push(path.clone());
+            }
+            paths.extend(found.into_iter().cloned());
+            number += 1;
+        }
+        Ok((paths, unmatched))
+    }
+
+    fn look(&self, job: &Job, note: &mut dyn FnMut(&[u8], Kind)) -> Result<(), ConvertError> {
         self.report(&job.blob, Step::Names);
         let failed = |source| ConvertError::Layer { digest: Box::new(job.blob.digest), source };
         let mut blob = Verified::open(self.source, &job.blob, &self.stop)?;
-        match self.look_into(&mut blob, wanted) {
-            Ok(seen) => blob.finish().map(|()| seen).map_err(ConvertError::from),
+        match self.look_into(&mut blob, note) {
+            Ok(()) => blob.finish().map_err(ConvertError::from),
             Err(error) => {
                 // A damaged blob fails in many ways; that it is damaged says more.
                 blob.finish()?;
@@ -107,18 +159,22 @@ impl Task<'_> {
         }
     }
 
-    fn look_into(&self, blob: &mut Verified<'_>, wanted: &Wanted) -> Result<Seen, BuildError> {
+    fn look_into(
+        &self,
+        blob: &mut Verified<'_>,
+        note: &mut dyn FnMut(&[u8], Kind),
+    ) -> Result<(), BuildError> {
         let limits = self.options.layer.limits;
         let archive = plain(blob).map_err(BuildError::Input)?;
         let mut scanner = Scanner::new(BufReader::with_capacity(BUFFER, archive));
-        let (mut seen, mut entries) = (Seen::default(), 0);
+        let mut entries = 0;
         loop {
             let member = scanner.next_member().map_err(|error| match error {
                 ScanError::Tar { offset, problem } => BuildError::Tar { offset, problem },
                 ScanError::Io(error) => BuildError::Input(error),
                 other => BuildError::Input(io::Error::other(other)),
             })?;
-            let Some(member) = member else { return Ok(seen) };
+            let Some(member) = member else { return Ok(()) };
             entries += 1;
             if entries > limits.entries {
                 return Err(BuildError::Limit { what: "members", limit: limits.entries.into() });
@@ -126,13 +182,13 @@ impl Task<'_> {
             if scanner.position().saturating_add(member.stored) > limits.uncompressed {
                 return Err(BuildError::Limit { what: "bytes", limit: limits.uncompressed });
             }
-            wanted.note(&member.name, member.kind, &mut seen);
+            note(&member.name, member.kind);
         }
     }
 }
 
 /// The archive in a layer, whatever it is compressed with.
-fn plain<'a>(mut source: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub(crate) fn plain<'a>(mut source: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut magic = Vec::new();
     source.by_ref().take(4).read_to_end(&mut magic)?;
     let skippable = matches!(magic.as_slice(), [first, 0x2a, 0x4d, 0x18] if first & 0xf0 == 0x50);

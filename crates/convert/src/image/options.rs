@@ -24,6 +24,9 @@ pub struct Options {
     /// Parts of files of the image that are wanted early although the files stay behind the landmark, by path; see
     /// [`builder::Options::ranges`], which does not matter here.
     pub ranges: BTreeMap<String, FileRanges>,
+    /// Take prioritized paths that hold `*`, `?` or `[` for patterns: each stands for the files that it matches, in the
+    /// order of their names. `**` is any number of directories. One that matches nothing is missing.
+    pub patterns: bool,
     /// Tell about prioritized files that are in no image in [`Converted::missing`](super::Converted) instead of failing.
     pub allow_missing: bool,
     /// Take layers as they are which have the format already, and a TOC that matches its annotation, unless files of them
@@ -44,6 +47,7 @@ impl Options {
             platforms: Platforms::All,
             prioritized: Vec::new(),
             ranges: BTreeMap::new(),
+            patterns: false,
             allow_missing: false,
             reuse: true,
             parallel: 2,

@@ -156,11 +156,7 @@ impl Writer {
     }
 
     fn temporary(&self) -> Result<NamedTempFile, LayoutError> {
-        tempfile::Builder::new()
-            .prefix(PARTIAL)
-            .permissions(Permissions::from_mode(0o644))
-            .tempfile_in(&self.path)
-            .map_err(LayoutError::io("making a temporary file in", &self.path))
+        temporary_in(&self.path)
     }
 
     fn replace(&self, name: &str, document: &Value) -> Result<(), LayoutError> {
@@ -234,8 +230,17 @@ impl Write for Pending<'_> {
     }
 }
 
+/// A file that is gone unless it is given a name.
+pub(super) fn temporary_in(folder: &Path) -> Result<NamedTempFile, LayoutError> {
+    tempfile::Builder::new()
+        .prefix(PARTIAL)
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(folder)
+        .map_err(LayoutError::io("making a temporary file in", folder))
+}
+
 /// Everything is on the disk before the name is, so that a name never stands for less.
-fn persist(file: NamedTempFile, path: &Path) -> Result<(), LayoutError> {
+pub(super) fn persist(file: NamedTempFile, path: &Path) -> Result<(), LayoutError> {
     file.as_file().sync_data().map_err(LayoutError::io("writing", path))?;
     file.persist(path).map(drop).map_err(|error| LayoutError::io("writing", path)(error.error))
 }

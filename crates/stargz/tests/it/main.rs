@@ -10,4 +10,5 @@ mod mount_time;
 mod read_time;
 mod registries;
 mod store;
+mod tools;
 mod watch;

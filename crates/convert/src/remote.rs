@@ -18,6 +18,9 @@ use crate::source::{BlobError, Source};
 
 pub use target::RemoteTarget;
 
+/// More bytes than a blob with a TOC has; hosts take larger ends of ranges for nonsense.
+const TOC_BLOB_MAX: u64 = 1 << 40;
+
 /// An image in a registry, to be read.
 #[derive(Clone, Debug)]
 pub struct RemoteImage {
@@ -57,7 +60,7 @@ impl RemoteImage {
     ) -> Result<Option<Box<dyn Read + Send>>, registry::Error> {
         let blob = self.runtime.block_on(self.client.external_toc(&self.reference, layer))?;
         Ok(blob.map(|blob| {
-            let pull = pull::Pull::start(&self.runtime, blob, 0..u64::MAX);
+            let pull = pull::Pull::start(&self.runtime, blob, 0..TOC_BLOB_MAX);
             Box::new(pull) as Box<dyn Read + Send>
         }))
     }

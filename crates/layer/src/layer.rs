@@ -167,7 +167,8 @@ impl Layer {
         let started = Instant::now();
         let end = self.end_of(offset, buf.len())?;
         let chunks = self.files.tables.chunks_in(offset..end);
-        if !self.complete() {
+        // What came along with something else and made the layer complete is still to be noted.
+        if !self.complete() || self.engine.trace().recording() {
             self.engine.touch(chunks.clone());
         }
         self.files.recent.touch(chunks.clone());

@@ -55,6 +55,12 @@ impl Layer {
         self.engine().trace().state()
     }
 
+    /// Where in the data area the chunks begin that were read first, in the order in which they were.
+    pub fn first_reads(&self) -> Vec<u64> {
+        let entries = self.engine().trace().entries();
+        entries.into_iter().filter_map(|(_, chunk)| Some(self.files().tables.chunk(chunk)?.data)).collect()
+    }
+
     /// What was noted: when, and the beginning in the blob of the span that was read.
     pub fn record(&self) -> Vec<(Instant, u64)> {
         let entries = self.engine().trace().entries();

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::cache_cli::args::Cache;
 use crate::config_cli::args::Config;
 use crate::logging::{LogFormat, LogLevel};
+use crate::profile::args::Profile;
 use crate::status_cli::args::{Debug, Status, Top};
 use crate::tools::args as tools;
 
@@ -41,6 +42,8 @@ pub enum Verb {
     Status(Status),
     /// The same, live
     Top(Top),
+    /// See, share and forget what containers read first
+    Profile(Profile),
     /// Collect what is needed to find out what is wrong
     Debug(Debug),
     /// Check, print and migrate configuration files

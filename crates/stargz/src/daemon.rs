@@ -20,6 +20,7 @@ use crate::cri::{self, Cri};
 use crate::keychain;
 use crate::lazyfs::{LazyFs, Policy, Prefetch, SharedFs};
 use crate::logging::{self, LogLevel};
+use crate::profile::Store;
 use crate::reload::{self, Reload};
 use crate::selinux;
 use crate::shelf::{Shelf, ShelfOptions};
@@ -85,13 +86,16 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     let (options, at) = (shelf_options(&config, &root)?, root.clone());
     let shelf = tokio::task::spawn_blocking(move || Shelf::open(&at, &at.join("layers"), options)).await??;
     let shelf = Arc::new(shelf);
-    let fs = LazyFs::new(client, layers.clone(), shelf.clone(), policy(&config));
+    let profiles = root.clone();
+    let profiles = Arc::new(tokio::task::spawn_blocking(move || Store::open(&profiles)).await?);
+    let fs = LazyFs::new(client, layers.clone(), shelf.clone(), policy(&config), profiles);
     let watch = Arc::new(Watch {
         fs: fs.clone(),
         layers: layers.clone(),
         root: root.clone(),
         config: paths.config.clone(),
         cache_limit: config.cache.budget().max_bytes,
+        log_file_access: config.log_file_access,
     });
     let http = watch.serve_http(&config).await?;
     let control = serve_control(&root, &watch);
@@ -128,7 +132,7 @@ async fn serve(
         // A layer that cannot be restored is tried again when it is needed, so it never keeps the others down.
         allow_invalid_mounts_on_restart: true,
         // A check waits for the prefetch, and must not be cut off by that.
-        check_timeout: config.prefetch_timeout() + CHECK_GRACE,
+        check_timeout: config.check_timeout() + CHECK_GRACE,
         ..snapshotter::Options::new(root.join("snapshotter"))
     };
     let filesystem = Arc::new(SharedFs(fs.clone()));
@@ -163,6 +167,8 @@ async fn serve(
     };
     notify(&[sd_notify::NotifyState::Stopping]);
     fs.closing();
+    let learner = fs.clone();
+    tokio::task::spawn_blocking(move || learner.learn(true)).await?;
     drop(stopping);
     if tokio::time::timeout(STOP_GRACE, server).await.is_err() {
         tracing::warn!("requests were still under way, dropping them");
@@ -201,7 +207,7 @@ pub(crate) fn layers_options(config: &Config, root: &Path) -> LayersOptions {
 
 /// How layers are shown.
 pub(crate) fn shelf_options(config: &Config, root: &Path) -> anyhow::Result<ShelfOptions> {
-    let read_deadline = config.fetch_timeout() + READ_GRACE;
+    let read_deadline = config.longest_read() + READ_GRACE;
     Ok(ShelfOptions {
         session: SessionOptions { read_deadline, ..SessionOptions::default() },
         backend: config.mount.backend.forced(),
@@ -226,6 +232,8 @@ pub fn policy(config: &Config) -> Policy {
         ipfs: config.ipfs,
         check: config.check_interval().is_some(),
         resolved_ttl: config.resolved_ttl(),
+        profile: config.profile.clone(),
+        images: config.image_policy.clone(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The file system behind the snapshotter: from a snapshot's labels to a mounted layer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,13 +14,15 @@ use mount::IdMaps;
 use snapshotter::{FileSystem, FsError, IdMap, IdRange, Usage};
 use tokio::sync::{Semaphore, watch};
 
+use crate::config::policy::{ImagePolicy, LostNetwork, Profile};
 use crate::labels::{self, LayerSource, Neighbour};
 use crate::pins;
+use crate::profile::{LayerProfile, Store};
 use crate::shelf::Shelf;
 use crate::watch::book::Book;
 
 /// What the operator allows and wants.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// Layers with the `skipverify` label need no TOC digest.
     pub allow_no_verification: bool,
@@ -36,6 +38,20 @@ pub struct Policy {
     pub check: bool,
     /// How long a layer that was resolved ahead of its snapshot is kept.
     pub resolved_ttl: Duration,
+    /// What containers read first.
+    pub profile: Profile,
+    /// What becomes of readers while a registry is away, by image; the first that fits counts.
+    pub images: Vec<ImagePolicy>,
+}
+
+impl Policy {
+    fn of_image(&self, image: &str) -> Option<&ImagePolicy> {
+        self.images.iter().find(|policy| policy.is_for(image))
+    }
+
+    fn starts_complete(&self, image: &str) -> bool {
+        self.of_image(image).is_some_and(|policy| policy.lost_network == LostNetwork::Complete)
+    }
 }
 
 /// How layers are prefetched.
@@ -59,7 +75,7 @@ struct Rules {
 
 impl Rules {
     fn new(client: registry::Client, policy: Policy) -> Rules {
-        Rules { client, policy, background: policy.background.map(Background::new) }
+        Rules { client, background: policy.background.map(Background::new), policy }
     }
 }
 
@@ -88,6 +104,24 @@ pub struct LazyFs {
     prefetches: Mutex<HashMap<Digest, watch::Receiver<bool>>>,
     closing: AtomicBool,
     book: Book,
+    profiles: Arc<Store>,
+    /// First reads that were seen and written down, by image.
+    learned: Mutex<HashMap<String, Learned>>,
+}
+
+/// How many first reads of an image were seen, and how many of them are written down.
+#[derive(Debug, Default)]
+struct Learned {
+    seen: usize,
+    written: usize,
+}
+
+/// What to fetch ahead of a layer.
+enum Ahead {
+    /// Everything up to this byte of the blob.
+    Upto(u64),
+    /// The spans that begin at these bytes of the blob.
+    Places(Vec<u64>),
 }
 
 /// A layer at a place where it is mounted.
@@ -110,6 +144,7 @@ impl LazyFs {
         layers: Arc<Layers>,
         shelf: Arc<Shelf>,
         policy: Policy,
+        profiles: Arc<Store>,
     ) -> Arc<LazyFs> {
         Arc::new(LazyFs {
             rules: Mutex::new(Rules::new(client, policy)),
@@ -122,6 +157,8 @@ impl LazyFs {
             prefetches: Mutex::default(),
             closing: AtomicBool::new(false),
             book: Book::default(),
+            profiles,
+            learned: Mutex::default(),
         })
     }
 
@@ -135,7 +172,7 @@ impl LazyFs {
     }
 
     fn policy(&self) -> Policy {
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner).policy
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).policy.clone()
     }
 
     fn sources(&self) -> MutexGuard<'_, HashMap<PathBuf, LayerSource>> {
@@ -145,6 +182,50 @@ impl LazyFs {
     /// What happened until now.
     pub fn book(&self) -> &Book {
         &self.book
+    }
+
+    /// The profiles of this node.
+    pub fn profiles(&self) -> &Arc<Store> {
+        &self.profiles
+    }
+
+    /// Writes down what containers have read in the first while after their start, once they pause, or at
+    /// once if this is the `last` time. Blocks on the disk.
+    pub fn learn(&self, last: bool) {
+        let policy = self.policy();
+        if !policy.profile.record {
+            return;
+        }
+        let mut images: BTreeMap<String, Vec<Arc<Layer>>> = BTreeMap::new();
+        for view in self.views() {
+            let layers = images.entry(view.image).or_default();
+            if layers.iter().all(|other| other.digest() != view.layer.digest()) {
+                layers.push(view.layer);
+            }
+        }
+        let mut due = Vec::new();
+        {
+            let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+            learned.retain(|image, _| images.contains_key(image));
+            for (image, layers) in images {
+                let reads = layers.iter().map(|layer| layer.recorded().0).sum();
+                let state = learned.entry(image.clone()).or_default();
+                let pauses = std::mem::replace(&mut state.seen, reads) == reads;
+                if (pauses || last) && reads != state.written {
+                    let first = std::mem::replace(&mut state.written, reads) == 0;
+                    due.push((image, layers, first));
+                }
+            }
+        }
+        for (image, layers, first) in due {
+            let layers: Vec<LayerProfile> =
+                layers.iter().filter_map(|layer| first_spans(layer, policy.profile.window())).collect();
+            let spans: usize = layers.iter().map(|layer| layer.spans.len()).sum();
+            match self.profiles.learn(&image, layers, first) {
+                Ok(()) => tracing::debug!(image, spans, "what was read first is written down"),
+                Err(error) => tracing::warn!(image, %error, "a profile could not be written"),
+            }
+        }
     }
 
     /// How layers are shown that are not complete, and why so.
@@ -169,6 +250,8 @@ impl LazyFs {
 
     /// Goes by these rules from now on, and reads what is mounted already from the registries that they name.
     pub fn obey(&self, client: registry::Client, policy: Policy) {
+        // The session's deadline was made for these.
+        let policy = Policy { images: self.policy().images, ..policy };
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Rules::new(client, policy);
         let sources: Vec<_> =
             self.sources().iter().map(|(path, from)| (path.clone(), from.clone())).collect();
@@ -232,7 +315,11 @@ impl LazyFs {
         self.layers.starting();
         self.resolve_ahead(source);
         let layer = self.resolve(source).await?;
-        self.fetch_ahead(&layer, source.prefetch_size);
+        let image = source.reference.to_string();
+        if let Some(patience) = self.policy().of_image(&image).and_then(ImagePolicy::patience) {
+            layer.set_read_timeout(patience);
+        }
+        self.fetch_ahead(&layer, source);
         let (shelf, path, shown) = (self.shelf.clone(), mountpoint.to_owned(), layer.clone());
         blocking(move || shelf.show(&shown, &path)).await?;
         self.sources().insert(mountpoint.to_owned(), source.clone());
@@ -389,20 +476,34 @@ impl LazyFs {
     }
 
     /// Fetches what a start needs, then the rest.
-    fn fetch_ahead(self: &Arc<Self>, layer: &Arc<Layer>, size: Option<u64>) {
-        let Some(policy) = self.policy().prefetch else { return self.complete(layer) };
-        let until = layer.prefetch_end(size.unwrap_or(policy.size));
-        let released = policy.hold_up_to.is_some_and(|most| until > most);
+    fn fetch_ahead(self: &Arc<Self>, layer: &Arc<Layer>, source: &LayerSource) {
+        let (policy, image) = (self.policy(), source.reference.to_string());
+        let known = || policy.profile.apply.then(|| self.profiles.places(&image, &layer.digest())).flatten();
+        let (ahead, released) = match policy.prefetch {
+            _ if policy.starts_complete(&image) => (Ahead::Upto(u64::MAX), false),
+            None => return self.complete(layer),
+            Some(prefetch) => match known() {
+                Some(places) => (Ahead::Places(places), !policy.profile.wait),
+                None => {
+                    let until = layer.prefetch_end(source.prefetch_size.unwrap_or(prefetch.size));
+                    (Ahead::Upto(until), prefetch.hold_up_to.is_some_and(|most| until > most))
+                }
+            },
+        };
         let (done, receiver) = watch::channel(released);
         self.prefetches().insert(layer.digest(), receiver);
         let (fs, layer) = (self.clone(), layer.clone());
         tokio::spawn(async move {
             let started = Instant::now();
-            match layer.prefetch(until).await {
+            let (fetched, from) = match ahead {
+                Ahead::Upto(until) => (layer.prefetch(until).await, "the beginning of the blob"),
+                Ahead::Places(places) => (layer.prefetch_places(&places).await.map(|_| ()), "a profile"),
+            };
+            match fetched {
                 Ok(()) => {
                     let ms = started.elapsed().as_millis() as u64;
                     fs.book.prefetches.observe(ms);
-                    tracing::debug!(layer = %layer.digest(), ms, "completed to prefetch");
+                    tracing::debug!(layer = %layer.digest(), ms, from, "completed to prefetch");
                 }
                 // What is missing is fetched when it is read, with an error of its own if need be.
                 Err(error) => tracing::warn!(%error, "prefetch failed"),
@@ -417,6 +518,16 @@ impl LazyFs {
             background.fill(layer);
         }
     }
+}
+
+/// The spans of a layer that were read within this time from its first read on.
+fn first_spans(layer: &Layer, window: Duration) -> Option<LayerProfile> {
+    let record = layer.record();
+    let (first, _) = record.first()?;
+    let mut seen = HashSet::new();
+    let spans =
+        record.iter().filter(|(at, place)| at.duration_since(*first) <= window && seen.insert(*place));
+    Some(LayerProfile { digest: layer.digest(), spans: spans.map(|(_, place)| *place).collect() })
 }
 
 /// A mount that is under way.
@@ -470,6 +581,15 @@ impl FileSystem for SharedFs {
             return Err(FsError::new(format!("no layer is mounted at {}", mountpoint.display())));
         };
         let policy = self.0.policy();
+        if policy.profile.record {
+            layer.record_for(policy.profile.window());
+        }
+        let image = self.0.sources().get(mountpoint).map(|from| from.reference.to_string());
+        if image.is_some_and(|image| policy.starts_complete(&image)) && !layer.complete() {
+            layer.prefetch(u64::MAX).await.map_err(|error| {
+                FsError::new(format!("the image starts only when it is complete (image_policy): {error}"))
+            })?;
+        }
         if policy.check {
             layer.check().await.map_err(|error| FsError::from_error(&error))?;
         }

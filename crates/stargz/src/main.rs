@@ -15,6 +15,7 @@ mod logging;
 mod memory;
 mod mount_image;
 mod pins;
+mod profile;
 mod reload;
 mod selinux;
 mod shelf;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
             Verb::Umount(flags) => mount_image::umount(&flags),
             Verb::Cache(flags) => cache_cli::run(&flags),
             Verb::Config(flags) => config_cli::run(&flags),
+            Verb::Profile(flags) => profile::run(&flags),
             Verb::Status(flags) => status_cli::status(&flags),
             Verb::Top(flags) => status_cli::top(&flags),
             Verb::Debug(flags) => status_cli::debug(&flags),

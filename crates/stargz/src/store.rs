@@ -69,7 +69,9 @@ pub async fn run(flags: &cli::Store) -> anyhow::Result<()> {
     let shelf =
         tokio::task::spawn_blocking(move || Shelf::open(&at, &at.join("layers"), shelf_options)).await??;
     let shelf = Arc::new(shelf);
-    let fs = LazyFs::new(client, layers.clone(), shelf.clone(), daemon::policy(&config));
+    let at = root.clone();
+    let profiles = Arc::new(tokio::task::spawn_blocking(move || crate::profile::Store::open(&at)).await?);
+    let fs = LazyFs::new(client, layers.clone(), shelf.clone(), daemon::policy(&config), profiles);
     let engine = Arc::new(LazyEngine::new(fs.clone(), config.ipfs));
 
     let names = NameOptions {
@@ -86,6 +88,7 @@ pub async fn run(flags: &cli::Store) -> anyhow::Result<()> {
         root: root.clone(),
         config: flags.config.clone(),
         cache_limit: config.cache.budget().max_bytes,
+        log_file_access: config.log_file_access,
     });
     let http = watch.serve_http(&config).await?;
     let control = daemon::serve_control(&root, &watch);

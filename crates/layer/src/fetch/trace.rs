@@ -1,7 +1,7 @@
 //! In which order the contents of a layer were first read, for a while after a container started.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Reads that are remembered.
@@ -14,6 +14,8 @@ pub struct Trace {
     /// Until when it records, milliseconds since the epoch.
     until: AtomicU64,
     next: AtomicUsize,
+    /// Whether anything is recorded, as far as anybody has looked.
+    recording: AtomicBool,
     /// Milliseconds since the epoch in the upper half, one more than the chunk in the lower one.
     entries: OnceLock<Box<[AtomicU64]>>,
 }
@@ -24,6 +26,7 @@ impl Default for Trace {
             epoch: Instant::now(),
             until: AtomicU64::new(0),
             next: AtomicUsize::new(0),
+            recording: AtomicBool::new(false),
             entries: OnceLock::new(),
         }
     }
@@ -34,6 +37,12 @@ impl Trace {
     pub fn record_for(&self, time: Duration, chunks: usize) {
         self.entries.get_or_init(|| (0..chunks.min(ENTRIES_MAX)).map(|_| AtomicU64::new(0)).collect());
         self.until.fetch_max((self.epoch.elapsed() + time).as_millis() as u64, Ordering::Relaxed);
+        self.recording.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is worth to note anything.
+    pub fn recording(&self) -> bool {
+        self.recording.load(Ordering::Relaxed)
     }
 
     /// Notes the first read of a chunk.
@@ -41,6 +50,7 @@ impl Trace {
         let Some(entries) = self.entries.get() else { return };
         let now = self.epoch.elapsed().as_millis() as u64;
         if now > self.until.load(Ordering::Relaxed) {
+            self.recording.store(false, Ordering::Relaxed);
             return;
         }
         let at = self.next.fetch_add(1, Ordering::Relaxed);

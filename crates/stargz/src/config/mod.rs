@@ -7,6 +7,7 @@ mod cache;
 mod keychains;
 mod keys;
 mod mount;
+pub mod policy;
 pub mod reference;
 mod registry;
 pub mod values;
@@ -71,6 +72,10 @@ pub struct Config {
     pub cache: cache::Cache,
     /// `[mount]`
     pub mount: mount::Mount,
+    /// `[profile]`
+    pub profile: policy::Profile,
+    /// `[[image_policy]]`
+    pub image_policy: Vec<policy::ImagePolicy>,
 }
 
 /// What kind of address `metrics_address` is.
@@ -249,6 +254,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
     Ok(Loaded { config, warnings, unknown, values: values::of(text) })
 }
 
+/// A start that waits for all of its image does not wait longer.
+const COMPLETE_LIMIT: Duration = Duration::from_secs(3600);
+
 /// 0 or less means the default.
 fn seconds(value: i64, default: u64) -> Duration {
     Duration::from_secs(u64::try_from(value).ok().filter(|&value| value > 0).unwrap_or(default))
@@ -284,6 +292,21 @@ impl Config {
     /// Limit of one fetch.
     pub fn fetch_timeout(&self) -> Duration {
         seconds(self.blob.fetching_timeout_sec, 300)
+    }
+
+    /// The longest that any read may wait.
+    pub fn longest_read(&self) -> Duration {
+        let patience = self.image_policy.iter().filter_map(policy::ImagePolicy::patience);
+        patience.fold(self.fetch_timeout(), Duration::max)
+    }
+
+    /// How long the check before a start may take.
+    pub fn check_timeout(&self) -> Duration {
+        let complete = |policy: &policy::ImagePolicy| policy.lost_network == policy::LostNetwork::Complete;
+        match self.image_policy.iter().any(complete) {
+            true => COMPLETE_LIMIT,
+            false => self.prefetch_timeout(),
+        }
     }
 
     /// How long a layer is believed to be there without asking; `None`: always.

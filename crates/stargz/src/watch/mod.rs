@@ -2,6 +2,7 @@
 
 pub mod book;
 pub mod catalog;
+mod files;
 mod http;
 mod page;
 pub mod status;
@@ -16,6 +17,7 @@ use layer::Layers;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use self::files::Files;
 use self::http::{Answer, Listener, Pages};
 use self::status::{Question, STATUS};
 use crate::cache_cli::Commands;
@@ -28,6 +30,9 @@ use crate::logging;
 pub const RECENT_LINES: &str = "log.recent";
 /// The page of metrics, as text.
 pub const METRICS: &str = "metrics";
+
+/// Read profiles from the disk again. Answers how many there are.
+pub const RELOAD_PROFILES: &str = "profile.reload";
 
 /// How often what is due now and then is done.
 const TICK: Duration = Duration::from_secs(2);
@@ -45,6 +50,8 @@ pub struct Watch {
     pub config: PathBuf,
     /// Bytes that layers may take.
     pub cache_limit: Option<u64>,
+    /// Say which files are read.
+    pub log_file_access: bool,
 }
 
 impl Watch {
@@ -57,6 +64,7 @@ impl Watch {
     /// Does what is due now and then, until it is dropped.
     pub async fn housekeeping(self: Arc<Watch>) {
         let mut tick = tokio::time::interval(TICK);
+        let mut files = Files::default();
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
@@ -64,6 +72,18 @@ impl Watch {
             let layers = self.layers.all();
             let fetched = layers.iter().map(|layer| (layer.digest(), layer.tally().fetched.get()));
             self.fs.book().sample(fetched, Instant::now());
+            let watch = self.clone();
+            let looked = tokio::task::spawn_blocking(move || {
+                watch.fs.learn(false);
+                if watch.log_file_access {
+                    files.look(&layers);
+                }
+                files
+            });
+            files = looked.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "what is due now and then did not end well");
+                Files::default()
+            });
         }
     }
 
@@ -140,6 +160,7 @@ impl Answers for Desk {
                 };
                 Box::new(move || serde_json::to_value(status::of(&watch, &question)))
             }
+            RELOAD_PROFILES => Box::new(move || Ok(watch.fs.profiles().reload().into())),
             METRICS => Box::new(move || Ok(page::of(&watch).into())),
             RECENT_LINES => return Ok(logging::recent().into()),
             _ => return self.cache.answer(command, arguments).await,

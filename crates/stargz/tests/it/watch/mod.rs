@@ -2,4 +2,6 @@
 
 mod config;
 mod metrics;
+mod policies;
+mod profiles;
 mod status;

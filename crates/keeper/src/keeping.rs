@@ -96,9 +96,7 @@ impl Keeping {
         let link = match connect_or_start(&options.address, &options.program, &options.arguments) {
             Ok(link) => link,
             Err(source) => {
-                for Stored { name, connection, meta, .. } in stored {
-                    manager::forget(&name, connection, &meta);
-                }
+                manager::let_go(stored);
                 return Err(failed("reach", source));
             }
         };
@@ -123,6 +121,21 @@ impl Keeping {
             .spawn(move || watched.watch())
             .map_err(|error| failed("watch", error))?;
         Ok(Keeping { shared, watch: Some(watch) })
+    }
+
+    /// As [`Keeping::open`], with a second way to start the keeper where the first fails.
+    ///
+    /// # Errors
+    /// As of [`Keeping::open`], for the second way.
+    pub fn open_or(options: Options, fallback: Options, stored: Vec<Stored>) -> Result<Keeping, Error> {
+        match connect_or_start(&options.address, &options.program, &options.arguments) {
+            Ok(_) => Keeping::open(options, stored),
+            Err(error) => {
+                let program = options.program.display();
+                tracing::warn!(%program, %error, "cannot be run as the keeper, so this executable is");
+                Keeping::open(fallback, stored)
+            }
+        }
     }
 
     /// A copy of what was stored as `name`, if it is still kept. It is to be served, and then stored again: until then the

@@ -39,7 +39,7 @@ mod table;
 mod wire;
 
 pub use keeping::{Keeping, Kept, Options};
-pub use manager::{Inherited, inherited};
+pub use manager::{Inherited, Stored, inherited, let_go};
 pub use server::{ServeOptions, run};
 pub use wire::{META_MAX, NAME_MAX};
 

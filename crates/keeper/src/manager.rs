@@ -62,6 +62,13 @@ fn owned(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+/// Has the service manager close its copies, and closes these: nobody is going to serve them.
+pub fn let_go(stored: Vec<Stored>) {
+    for Stored { name, connection, meta, .. } in stored {
+        forget(&name, connection, &meta);
+    }
+}
+
 /// Gives the service manager a copy. Does nothing without one. Under the same name it has to be forgotten first.
 pub(crate) fn store(name: &str, connection: u32, meta: &[u8], fd: BorrowedFd<'_>) {
     let name = format(name, connection, meta);

@@ -200,6 +200,11 @@ impl Layers {
         crate::cache::dir_of(&self.options.root, digest)
     }
 
+    /// Where a layer's image file is, or would be.
+    pub fn image_path(&self, digest: &Digest) -> PathBuf {
+        self.dir_of(digest).join(crate::image::IMAGE_FILE)
+    }
+
     /// The layer with this digest: the live one, the one on disk (no request is made), or a new one from the TOC in
     /// its blob. `expected` makes a wrong TOC fail before anything is built of it; [`Resolved`] checks it again.
     ///

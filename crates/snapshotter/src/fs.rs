@@ -42,6 +42,13 @@ pub trait FileSystem: Send + Sync + fmt::Debug + 'static {
     /// shows there by itself.
     async fn unmount(&self, mountpoint: &Path) -> Result<(), FsError>;
 
+    /// Whether what a former process left mounted at `mountpoint` is served by this one, and stays. Asked at the start of
+    /// [`Snapshotter::restore`](crate::Snapshotter::restore), which calls [`mount`](FileSystem::mount) for it all the same.
+    fn survives(&self, mountpoint: &Path) -> bool {
+        let _ = mountpoint;
+        false
+    }
+
     /// What the layer mounted at `mountpoint` takes on the local disk now, `None` if nothing is known of it. Called on
     /// a thread that may block for a moment, but not for walking the layer: that would fetch it.
     fn usage(&self, mountpoint: &Path) -> Option<Usage> {

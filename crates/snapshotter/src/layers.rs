@@ -151,6 +151,11 @@ impl Layers {
         debug!(path = %path.display(), error, "layer not unmounted by its filesystem");
     }
 
+    /// Whether what is mounted there is good.
+    pub(crate) fn survives(&self, path: &Path) -> bool {
+        self.filesystem.survives(path)
+    }
+
     /// What layer `id` takes on disk, if it is a mounted layer.
     pub(crate) fn usage(&self, id: u64) -> Option<Usage> {
         let mounted = self.state().mounted.contains(&id);

@@ -17,6 +17,11 @@ const MOUNTINFO: &str = "/proc/self/mountinfo";
 /// Detaches everything mounted at `dir` or below it, innermost and latest first, and tells how many mounts that
 /// were, or the first failure after trying all. Whoever uses such a mount keeps it until the last reference goes.
 pub(crate) fn detach_below(dir: &Path) -> Result<usize, Error> {
+    detach_below_except(dir, |_| false)
+}
+
+/// As [`detach_below`], leaving the mount points alone for which `stays` says so.
+pub(crate) fn detach_below_except(dir: &Path, stays: impl Fn(&Path) -> bool) -> Result<usize, Error> {
     let dir = match dir.canonicalize() {
         Ok(dir) => dir,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -28,7 +33,7 @@ pub(crate) fn detach_below(dir: &Path) -> Result<usize, Error> {
     let mut mountpoints: Vec<_> = mountinfo
         .split(|byte| *byte == b'\n')
         .filter_map(mountpoint)
-        .filter(|path| path.starts_with(&dir))
+        .filter(|path| path.starts_with(&dir) && !stays(path))
         .collect();
     mountpoints.reverse();
     let mut result = Ok(mountpoints.len());

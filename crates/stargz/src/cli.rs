@@ -61,6 +61,29 @@ pub enum Verb {
     /// Write manual pages of all verbs into a directory
     #[command(hide = true)]
     Man(tools::Man),
+    /// Replace the program of a running daemon by the one that is installed now, without an interruption
+    Upgrade(Upgrade),
+    /// Keep FUSE sessions while their daemon is away (the daemon starts this by itself)
+    Keeper(Keeper),
+}
+
+/// Flags of `stargz upgrade`.
+#[derive(Clone, Debug, Args)]
+pub struct Upgrade {
+    /// Directory of the daemon's state
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/containerd-stargz-grpc")]
+    pub root: PathBuf,
+}
+
+/// Flags of `stargz keeper`.
+#[derive(Clone, Debug, Args)]
+pub struct Keeper {
+    /// Socket to listen on
+    #[arg(long, value_name = "SOCKET")]
+    pub address: PathBuf,
+    /// End what nobody serves for so long
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub deadline: u64,
 }
 
 /// Flags of `containerd-stargz-grpc`.

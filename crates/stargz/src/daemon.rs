@@ -2,21 +2,25 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
+use keeper::Keeping;
 use layer::{Layers, LayersOptions};
 use mount::SessionOptions;
 use snapshotter::Snapshotter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::cache_cli::Commands;
 use crate::config::{Config, Loaded};
 use crate::control;
 use crate::cri::{self, Cri};
+use crate::keeping;
 use crate::keychain;
 use crate::lazyfs::{LazyFs, Policy, Prefetch, SharedFs};
 use crate::logging::{self, LogLevel};
@@ -25,6 +29,7 @@ use crate::reload::{self, Reload};
 use crate::selinux;
 use crate::shelf::{Shelf, ShelfOptions};
 use crate::socket;
+use crate::upgrade::{self, Program};
 use crate::watch::{Desk, Watch};
 
 /// Where the daemon listens and keeps its state.
@@ -52,19 +57,23 @@ const CHECK_GRACE: Duration = Duration::from_secs(30);
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// How the daemon was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// SIGTERM: mounts stay. Containers go on with complete layers and with what is in the page cache; other reads fail,
-    /// since nobody keeps the FUSE session yet.
+    /// SIGTERM: mounts stay, and what reads them waits for the next daemon, as long as the keeper lets it.
     Keep,
     /// SIGINT: nothing stays mounted.
     Clean,
+    /// SIGUSR2 or `stargz upgrade`: as SIGTERM, and this process goes on as another program.
+    Upgrade,
 }
 
-/// Runs until it is told to stop.
+/// Runs until it is told to stop. Returns the program to go on as, if there is one.
 ///
 /// # Errors
 /// It could not start, or its socket broke.
-pub async fn run(paths: &Paths) -> anyhow::Result<()> {
+pub async fn run(paths: &Paths) -> anyhow::Result<Option<Program>> {
+    let program = Program::of_this_process().context("cannot tell which program this is")?;
+    let mut inherited = keeper::inherited();
     let file = (paths.config.clone(), paths.config_optional);
     let Loaded { config, values, .. } = reload::load(&file, paths.strict)?;
     logging::set_level(reload::level(&config, paths.log_level));
@@ -77,14 +86,20 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
     }
     let root = std::path::absolute(&paths.root).context("cannot tell where the root directory is")?;
     make_root(&root)?;
+    let layers = Layers::open(layers_options(&config, &root))?;
+    let (kept, at) = (config.fuse_manager.clone(), root.clone());
+    let (keeping, inherited) = tokio::task::spawn_blocking(move || {
+        anyhow::Ok((keeping::open(&kept, &at, &mut inherited)?, inherited))
+    })
+    .await??;
     // What can be wrong with the configuration is found before anything is mounted.
     let keychains = keychain::of_daemon(&config, &root).await?;
     let cri = keychains.cri.clone().map(|keychain| Cri::new(&config, keychain, &paths.address));
     let client = registry::Client::new(config.registry_options(), keychains.all.clone())
         .with_context(|| format!("cannot use the registries in {}", paths.config.display()))?;
-    let layers = Layers::open(layers_options(&config, &root))?;
-    let (options, at) = (shelf_options(&config, &root)?, root.clone());
-    let shelf = tokio::task::spawn_blocking(move || Shelf::open(&at, &at.join("layers"), options)).await??;
+    let (options, at, kept) = (shelf_options(&config, &root)?, root.clone(), keeping.clone());
+    let shelf =
+        tokio::task::spawn_blocking(move || Shelf::open(&at, &at.join("layers"), options, kept)).await??;
     let shelf = Arc::new(shelf);
     let profiles = root.clone();
     let profiles = Arc::new(tokio::task::spawn_blocking(move || Store::open(&profiles)).await?);
@@ -98,36 +113,60 @@ pub async fn run(paths: &Paths) -> anyhow::Result<()> {
         log_file_access: config.log_file_access,
     });
     let http = watch.serve_http(&config).await?;
-    let control = serve_control(&root, &watch);
     let (strict, log_level) = (paths.strict, paths.log_level);
     let reloads = reload::on_hangup(Reload { file, strict, log_level, values, keychains, fs: fs.clone() })?;
-    let served = serve(paths, &root, &config, &fs, cri.as_ref(), &mut stop).await;
+    stop.keeping = keeping.clone();
+    stop.program = Some(program.clone());
+    let (wanted, asked) = mpsc::channel(1);
+    stop.asked = Some(asked);
+    let commands = upgrade::Commands {
+        others: Desk { cache: Commands(layers.clone()), watch: watch.clone() },
+        program: program.clone(),
+        keeping: keeping.clone(),
+        wanted,
+        started: SystemTime::now(),
+    };
+    let control = serve_control(&root, Arc::new(commands), &watch);
+    let place = Place { paths, root: &root, keeping: keeping.as_deref(), passed: inherited.others };
+    let served = serve(place, &config, &fs, cri.as_ref(), &mut stop).await;
     if let Some(cri) = &cri {
         cri.flush().await;
     }
     drop((control, reloads, http));
+    // Before fetches end: what waits for them is for the next process to answer. A start that failed keeps what the former
+    // process left as well, since the next attempt may succeed.
+    let hand_over = !matches!(served, Ok(Stop::Clean));
+    let closed = tokio::task::spawn_blocking(move || shelf.close(hand_over)).await?;
     layers.close().await;
-    let closed = tokio::task::spawn_blocking(move || shelf.close()).await?;
     let how = served?;
     closed?;
-    if let Stop::Clean = how {
-        socket::remove(&paths.address);
+    if how == Stop::Clean {
+        socket::remove(&paths.address, keeping.as_deref());
         if let Some(cri) = &cri {
             cri.remove_socket();
         }
     }
-    Ok(())
+    Ok((how == Stop::Upgrade).then_some(program))
+}
+
+/// Where the daemon serves.
+struct Place<'a> {
+    paths: &'a Paths,
+    root: &'a Path,
+    keeping: Option<&'a Keeping>,
+    /// What a socket unit passed.
+    passed: Vec<OwnedFd>,
 }
 
 /// Brings the snapshots to order and serves them until it is told to stop.
 async fn serve(
-    paths: &Paths,
-    root: &Path,
+    place: Place<'_>,
     config: &Config,
     fs: &Arc<LazyFs>,
     cri: Option<&Cri>,
     stop: &mut Stops,
 ) -> anyhow::Result<Stop> {
+    let Place { paths, root, keeping, passed } = place;
     let options = snapshotter::Options {
         // A layer that cannot be restored is tried again when it is needed, so it never keeps the others down.
         allow_invalid_mounts_on_restart: true,
@@ -139,6 +178,7 @@ async fn serve(
     let snapshotter = tokio::task::spawn_blocking(move || Snapshotter::open(options, filesystem))
         .await?
         .context("cannot open snapshots")?;
+    fs.go_on(snapshotter.lazy_layers().await?).await?;
     let restored = snapshotter.restore().await?;
     if restored.failed.is_empty() {
         fs.remove_orphans().await;
@@ -149,7 +189,7 @@ async fn serve(
         );
     }
 
-    let listener = socket::listen(&paths.address)?;
+    let listener = socket::listen(&paths.address, passed, keeping)?;
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async {
         // Ends as well when the sender is gone.
@@ -165,7 +205,11 @@ async fn serve(
             bail!("the snapshots service ended by itself");
         }
     };
-    notify(&[sd_notify::NotifyState::Stopping]);
+    if how == Stop::Upgrade {
+        notify_reloading();
+    } else {
+        notify(&[sd_notify::NotifyState::Stopping]);
+    }
     fs.closing();
     let learner = fs.clone();
     tokio::task::spawn_blocking(move || learner.learn(true)).await?;
@@ -180,12 +224,15 @@ async fn serve(
 }
 
 /// Lets people's commands in until the value is dropped.
-pub(crate) fn serve_control(root: &Path, watch: &Arc<Watch>) -> Option<tokio::task::JoinSet<()>> {
+pub(crate) fn serve_control(
+    root: &Path,
+    answers: Arc<dyn control::Answers>,
+    watch: &Arc<Watch>,
+) -> Option<tokio::task::JoinSet<()>> {
     match control::listen(root) {
         Ok(listener) => {
             let mut task = tokio::task::JoinSet::new();
-            let desk = Desk { cache: Commands(watch.layers.clone()), watch: watch.clone() };
-            task.spawn(control::serve(listener, Arc::new(desk)));
+            task.spawn(control::serve(listener, answers));
             task.spawn(watch.clone().housekeeping());
             Some(task)
         }
@@ -271,17 +318,48 @@ pub(crate) fn notify(states: &[sd_notify::NotifyState<'_>]) {
 struct Stops {
     term: Signal,
     int: Signal,
+    usr2: Signal,
+    /// Asked for by a command.
+    asked: Option<mpsc::Receiver<()>>,
+    keeping: Option<Arc<Keeping>>,
+    program: Option<Program>,
 }
 
 impl Stops {
     fn new() -> io::Result<Stops> {
-        Ok(Stops { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        Ok(Stops {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            usr2: signal(SignalKind::user_defined2())?,
+            asked: None,
+            keeping: None,
+            program: None,
+        })
     }
 
     async fn next(&mut self) -> Stop {
-        tokio::select! {
-            _ = self.term.recv() => Stop::Keep,
-            _ = self.int.recv() => Stop::Clean,
+        loop {
+            let asked = async {
+                match &mut self.asked {
+                    Some(asked) => asked.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.term.recv() => return Stop::Keep,
+                _ = self.int.recv() => return Stop::Clean,
+                // It was checked before it was asked for.
+                Some(()) = asked => return Stop::Upgrade,
+                _ = self.usr2.recv() => {}
+            }
+            let Some(program) = &self.program else { continue };
+            match upgrade::check(program, self.keeping.as_ref()).await {
+                Ok(next) => {
+                    tracing::info!(next, "going on as the program that is installed now");
+                    return Stop::Upgrade;
+                }
+                Err(error) => tracing::error!("this program goes on: {error:#}"),
+            }
         }
     }
 }

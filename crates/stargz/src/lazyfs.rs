@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use format::Digest;
+use futures_util::{StreamExt as _, stream};
 use layer::source::{BlobSource, IpfsLayer, RegistryLayer};
 use layer::{Background, Layer, Layers, Pin};
 use mount::IdMaps;
@@ -18,7 +19,7 @@ use crate::config::policy::{ImagePolicy, LostNetwork, Profile};
 use crate::labels::{self, LayerSource, Neighbour};
 use crate::pins;
 use crate::profile::{LayerProfile, Store};
-use crate::shelf::Shelf;
+use crate::shelf::{self, Shelf};
 use crate::watch::book::Book;
 
 /// What the operator allows and wants.
@@ -81,6 +82,9 @@ impl Rules {
 
 /// Layers that are resolved ahead at one time. Those that containerd asks for do not wait for them.
 const RESOLVED_AHEAD_AT_ONCE: usize = 16;
+
+/// Layers of a former process that are loaded at one time.
+const LOADED_AT_ONCE: usize = 16;
 
 /// Mounts layers lazily from registries.
 ///
@@ -266,6 +270,34 @@ impl LazyFs {
     /// From now on unmounting keeps what is on disk: the snapshots stay, only this process goes.
     pub fn closing(&self) {
         self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Goes on with the layers of a former process, if it left a session that can be gone on with: those that are whole on
+    /// disk. No registry is asked. A layer that cannot be had this way is left to be mounted anew.
+    ///
+    /// # Errors
+    /// The kernel refuses every session.
+    pub async fn go_on(
+        self: &Arc<Self>,
+        layers: Vec<(PathBuf, HashMap<String, String>)>,
+    ) -> anyhow::Result<()> {
+        let loaded = stream::iter(layers).map(|(path, labels)| async move {
+            let layer = self.load(&labels).await?;
+            Some((path, layer))
+        });
+        let loaded: Vec<_> =
+            loaded.buffer_unordered(LOADED_AT_ONCE).filter_map(std::future::ready).collect().await;
+        let shelf = self.shelf.clone();
+        Ok(tokio::task::spawn_blocking(move || shelf.go_on(loaded)).await??)
+    }
+
+    /// A layer from the disk, the same image file that was there before.
+    async fn load(self: &Arc<Self>, labels: &HashMap<String, String>) -> Option<Arc<Layer>> {
+        let source = labels::parse(labels).ok()?;
+        let before = shelf::identity(&self.layers.image_path(&source.digest))?;
+        let loaded = self.resolve(&source).await;
+        let layer = loaded.inspect_err(|error| tracing::warn!(layer = %source.digest, %error, "a layer of the former daemon is lost")).ok()?;
+        (shelf::identity(&layer.image_path()) == Some(before)).then_some(layer)
     }
 
     /// Removes layers from the disk that no snapshot shows: leftovers of removals that a crash cut off. With a budget they
@@ -605,6 +637,10 @@ impl FileSystem for SharedFs {
 
     async fn unmount(&self, mountpoint: &Path) -> Result<(), FsError> {
         self.0.hide(mountpoint).await
+    }
+
+    fn survives(&self, mountpoint: &Path) -> bool {
+        self.0.shelf.at(mountpoint).is_some()
     }
 
     fn usage(&self, mountpoint: &Path) -> Option<Usage> {

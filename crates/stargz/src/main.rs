@@ -8,6 +8,7 @@ mod control;
 mod cri;
 mod ctr;
 mod daemon;
+mod keeping;
 mod keychain;
 mod labels;
 mod lazyfs;
@@ -23,11 +24,13 @@ mod socket;
 mod status_cli;
 mod store;
 mod tools;
+mod upgrade;
 mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use cli::{DEFAULT_CONFIG, Face, Verb};
 
@@ -60,6 +63,8 @@ fn main() -> ExitCode {
             Verb::Diff(flags) => tools::diff(&flags),
             Verb::Completions(flags) => tools::completions(&flags),
             Verb::Man(flags) => tools::man(&flags),
+            Verb::Upgrade(flags) => upgrade::ask(&flags.root),
+            Verb::Keeper(flags) => keep(flags),
         },
     };
     match result {
@@ -108,7 +113,23 @@ fn snapshotter(flags: cli::Snapshotter) -> anyhow::Result<()> {
         config: flags.config,
         root: flags.root,
     };
-    runtime()?.block_on(daemon::run(&paths))
+    let runtime = runtime()?;
+    let next = runtime.block_on(daemon::run(&paths));
+    // What still works on the disk may finish.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    match next? {
+        Some(program) => {
+            Err(program.become_it()).context("cannot go on as the program that is installed now")
+        }
+        None => Ok(()),
+    }
+}
+
+fn keep(flags: cli::Keeper) -> anyhow::Result<()> {
+    let deadline = std::time::Duration::from_secs(flags.deadline);
+    let address = std::path::absolute(&flags.address).context("cannot tell where the socket is")?;
+    let failed = || format!("cannot keep sessions at {}", address.display());
+    keeper::run(&keeper::ServeOptions { address: address.clone(), deadline }).with_context(failed)
 }
 
 fn layer_store(flags: cli::Store) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@
 //! One lock guards the table, and is held while the kernel mounts. That never waits for the network: superblock and
 //! directories are read from the image file.
 
+mod go_on;
 mod served;
 mod state;
 mod trees;
@@ -21,16 +22,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use format::Digest;
+use keeper::Keeping;
 use layer::Layer;
 use mount::{
-    Backend, Ending, ErofsOptions, IdMaps, Image, ImageServer, LayerTree, NoBackend, Session, SessionOptions,
-    Tree, TreeOptions, UnmountMode,
+    Backend, Ending, ErofsOptions, IdMaps, Image, ImageServer, LayerTree, NoBackend, SessionOptions, Tree,
+    TreeOptions, UnmountMode,
 };
 use tokio::runtime::Handle;
 
+pub use self::go_on::identity;
 use self::served::Served;
 use self::state::States;
 use self::trees::Trees;
+use crate::keeping;
 
 /// How a shelf shows layers.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +74,11 @@ pub struct Shelf {
     reason: String,
     /// Where the data devices of EROFS mounts are.
     dir: PathBuf,
+    trees_dir: PathBuf,
     options: ShelfOptions,
+    keeping: Option<Arc<Keeping>>,
+    /// Sessions of a former process, until [`Shelf::go_on`].
+    former: Mutex<go_on::Former>,
     sessions: Mutex<Sessions>,
     shown: Mutex<HashMap<Digest, Shown>>,
 }
@@ -102,37 +110,42 @@ struct Place {
 
 impl Shelf {
     /// Finds out how layers whose images are in the existing directory `layers` can be shown, and mounts the FUSE sessions
-    /// in `root`. What a former process left mounted there is detached.
+    /// in `root`, or takes kept ones that are mounted there over from a former process: nothing can be shown then before
+    /// [`Shelf::go_on`]. What else a former process left mounted there is detached.
     ///
     /// Where nothing works the shelf is opened all the same, and refuses each layer with the reason: whoever asks can do
     /// without. Must be called within a tokio runtime. Blocks.
     ///
     /// # Errors
     /// The backend that is asked for does not work, or the kernel refuses a session that was tried with success before.
-    pub fn open(root: &Path, layers: &Path, options: ShelfOptions) -> Result<Shelf, ShelfError> {
-        let dir = root.join("images");
-        let trees_dir = root.join("trees");
-        for dir in [&dir, &trees_dir] {
-            detach_stale(dir)?;
-        }
-        let runtime = Handle::current();
-        let tree_options = tree_options(&options);
-        let (backend, reason) = choose(layers, &options, &tree_options, &runtime)?;
-        let mut sessions = Sessions::default();
-        if matches!(backend, Some(Backend::Erofs | Backend::ErofsLoop)) {
-            make_dir(&dir)?;
-            let session = Session::mount(&dir, options.session.clone())?;
-            sessions.images = Some(ImageServer::start(session, runtime.clone(), Vec::new())?);
-        }
-        if backend == Some(Backend::Fuse) || (options.state_directory && backend.is_some()) {
-            make_dir(&trees_dir)?;
-            match Trees::open(trees_dir, &tree_options, runtime) {
-                Ok(trees) => sessions.trees = Some(trees),
-                Err(error) if backend == Some(Backend::Fuse) => return Err(error.into()),
-                Err(error) => tracing::warn!(%error, "containers do without their state directory"),
-            }
-        }
-        Ok(Shelf { backend, reason, dir, options, sessions: Mutex::new(sessions), shown: Mutex::default() })
+    pub fn open(
+        root: &Path,
+        layers: &Path,
+        options: ShelfOptions,
+        keeping: Option<Arc<Keeping>>,
+    ) -> Result<Shelf, ShelfError> {
+        let (backend, reason) = choose(layers, &options, &tree_options(&options), &Handle::current())?;
+        let shelf = Shelf {
+            backend,
+            reason,
+            dir: root.join("images"),
+            trees_dir: root.join("trees"),
+            options,
+            keeping,
+            former: Mutex::default(),
+            sessions: Mutex::default(),
+            shown: Mutex::default(),
+        };
+        shelf.take_over()?;
+        Ok(shelf)
+    }
+
+    fn wants_images(&self) -> bool {
+        matches!(self.backend, Some(Backend::Erofs | Backend::ErofsLoop))
+    }
+
+    fn wants_trees(&self) -> bool {
+        self.backend == Some(Backend::Fuse) || (self.options.state_directory && self.backend.is_some())
     }
 
     /// The backend in use, and why this one: one line that names those that were passed over. Without a backend, the
@@ -156,7 +169,7 @@ impl Shelf {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shows the layer at `path`, an empty directory. Blocks.
+    /// Shows the layer at `path`, an empty directory, unless it is shown there already. Blocks.
     ///
     /// # Errors
     /// The kernel refuses. Nothing is left mounted.
@@ -167,6 +180,9 @@ impl Shelf {
         })?;
         let mut shown = self.shown();
         let known = shown.get(&layer.digest());
+        if known.is_some_and(|entry| entry.places.iter().any(|place| place.path == path)) {
+            return Ok(());
+        }
         let served = known.map_or_else(|| Arc::new(Served::new(layer.clone())), |entry| entry.served.clone());
         let (device, tree) = match backend {
             Backend::Fuse => (false, Some(self.plant(&served, path)?)),
@@ -175,7 +191,7 @@ impl Shelf {
                 let device = known.map_or_else(|| self.serve(&served), |entry| Ok(entry.device))?;
                 if let Err(error) = self.mount_image(backend, layer, path, device) {
                     if first && device {
-                        self.sessions().remove_image(&layer.digest());
+                        self.sessions().remove_image(layer);
                     }
                     return Err(error);
                 }
@@ -213,8 +229,7 @@ impl Shelf {
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "a complete layer is served all the same"),
         }
-        let digest = served.layer.digest();
-        let image = Image { node: node_of(&digest), name: digest.hex(), source: served.clone() };
+        let image = image_of(served);
         // Without a session the shelf is closed, and the mount fails for want of the file.
         self.sessions().images.as_ref().map_or(Ok(()), |images| images.add(image))?;
         Ok(true)
@@ -226,7 +241,7 @@ impl Shelf {
         let (number, at) = {
             let mut sessions = self.sessions();
             let Some(trees) = &mut sessions.trees else { return Err(closed(path)) };
-            trees.add(&served.layer.digest().hex(), tree)?
+            trees.add(&served.layer.digest().hex(), Some(served), tree)?
         };
         // Outside the lock: the kernel asks our threads.
         mount::bind(&at, path).inspect_err(|_| self.sessions().remove_tree(number))?;
@@ -260,7 +275,7 @@ impl Shelf {
             return Ok(None);
         }
         if entry.device {
-            sessions.remove_image(&digest);
+            sessions.remove_image(&entry.served.layer);
         }
         shown.remove(&digest);
         Ok(Some(digest))
@@ -323,22 +338,36 @@ impl Shelf {
         mount::mount_idmapped(source, target, maps)
     }
 
-    /// Stops to serve. Layers that are still mounted keep what is cached, with the EROFS backends also their directories.
-    /// Blocks.
+    /// Stops to serve. If layers are shown, are to be handed over and are kept, reads wait for the next process. Otherwise
+    /// layers that are still mounted keep what is cached, with the EROFS backends also their directories. Blocks.
     ///
     /// # Errors
     /// A session's directory can't be unmounted.
-    pub fn close(&self) -> Result<(), mount::Error> {
+    pub fn close(&self, hand_over: bool) -> Result<(), mount::Error> {
+        let hand_over = hand_over && !self.shown().is_empty();
         let Sessions { images, trees, .. } = std::mem::take(&mut *self.sessions());
-        let images = images.map_or(Ok(()), |images| images.shutdown(Ending::Unmount));
-        trees.map_or(Ok(()), |trees| trees.close(Ending::Unmount)).and(images)
+        let images = images.map_or(Ok(()), |images| images.shutdown(self.ending(keeping::IMAGES, hand_over)));
+        let trees = trees.map_or(Ok(()), |trees| trees.close(self.ending(keeping::TREES, hand_over)));
+        trees.and(images)
+    }
+
+    /// How a session ends; one that is not left to a successor is not kept any more.
+    fn ending(&self, name: &str, hand_over: bool) -> Ending {
+        match &self.keeping {
+            Some(keeping) if hand_over && keeping.keeps(name) => Ending::HandOver,
+            Some(keeping) => {
+                keeping.forget(name);
+                Ending::Unmount
+            }
+            None => Ending::Unmount,
+        }
     }
 }
 
 impl Sessions {
-    fn remove_image(&self, digest: &Digest) {
+    fn remove_image(&self, layer: &Layer) {
         if let Some(images) = &self.images {
-            images.remove(node_of(digest));
+            images.remove(node_of(layer));
         }
     }
 
@@ -404,8 +433,16 @@ fn closed(path: &Path) -> mount::Error {
     mount::Error::File { action: "show a layer at", path: path.to_owned(), source }
 }
 
-/// The node number of a layer's file: a function of its digest alone, so that a later process gives the same one.
-fn node_of(digest: &Digest) -> u64 {
+/// The layer's data area as a file of the session of images.
+fn image_of(served: &Arc<Served>) -> Image {
+    Image { node: node_of(&served.layer), name: served.layer.digest().hex(), source: served.clone() }
+}
+
+/// The node number of a layer's file: a later process gives the same one to the same image file, and another one to an
+/// image file that was made anew, as its contents may lie elsewhere. The kernel goes on using the numbers it knows.
+fn node_of(layer: &Layer) -> u64 {
+    let file = go_on::identity(&layer.image_path());
+    let digest = Digest::of(format!("{} {file:?}", layer.digest()).as_bytes());
     let start = digest.raw().first_chunk().copied().unwrap_or_default();
     // Far above the numbers that FUSE reserves.
     u64::from_be_bytes(start) | 1 << 63

@@ -2,41 +2,60 @@
 //!
 //! containerd gives up for seconds when a connection is refused, so the socket has to go on listening while the
 //! daemon restarts. systemd can do that: the listening descriptor is put into its descriptor store, and a daemon that
-//! it starts gets it back (`sd_notify(3)`, `FDSTORE=1`; `sd_listen_fds(3)`). A socket unit works the same way.
+//! it starts gets it back (`sd_notify(3)`, `FDSTORE=1`; `sd_listen_fds(3)`). A socket unit works the same way, and so does
+//! the keeper, where there is one.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use keeper::Keeping;
 use sd_notify::NotifyState;
 
-/// Name of the descriptor in the store.
-const NAME: &str = "snapshots";
+use crate::keeping::SNAPSHOTS;
 
-/// Listens on `address`: on a descriptor that systemd kept, or on a new one, replacing a socket that a former process
-/// left. New ones are given to systemd to keep.
+/// Listens on `address`: on a descriptor that was kept, or is among those that systemd `passed`, or on a new one, replacing a
+/// socket that a former process left. It is given to the keeper, or else to systemd, to keep.
 ///
 /// # Errors
 /// The address can't be used, or something else than a socket lies there.
-pub fn listen(address: &Path) -> anyhow::Result<tokio::net::UnixListener> {
+pub fn listen(
+    address: &Path,
+    passed: Vec<OwnedFd>,
+    keeping: Option<&Keeping>,
+) -> anyhow::Result<tokio::net::UnixListener> {
     let on_disk = is_there(address)?;
-    let kept = inherited(address).context("cannot use the descriptors that systemd passed")?;
+    let kept = keeping.and_then(|keeping| match keeping.take(SNAPSHOTS) {
+        Ok(kept) => kept.map(|kept| kept.fd),
+        Err(error) => {
+            tracing::warn!(%error, "the listening socket of the former daemon is lost");
+            None
+        }
+    });
+    let mut listeners = kept.into_iter().chain(passed).map(UnixListener::from);
+    let here = |listener: &UnixListener| {
+        listener.local_addr().is_ok_and(|local| local.as_pathname() == Some(address))
+    };
     // A descriptor whose path is gone can be reached by nobody.
-    let listener = match kept.filter(|_| on_disk) {
+    let listener = match listeners.find(here).filter(|_| on_disk) {
         Some(listener) => {
             tracing::debug!(address = %address.display(), "goes on listening");
             listener
         }
-        None => {
-            let listener = bind(address, on_disk)?;
-            keep(&listener);
-            listener
-        }
+        None => bind(address, on_disk)?,
     };
+    match keeping {
+        Some(keeping) => {
+            if let Err(error) = keeping.store(SNAPSHOTS, listener.as_fd(), &[], None) {
+                tracing::warn!(%error, "a restart interrupts containerd for seconds");
+            }
+        }
+        None => keep(&listener),
+    }
     listener.set_nonblocking(true)?;
     Ok(tokio::net::UnixListener::from_std(listener)?)
 }
@@ -94,37 +113,25 @@ fn make_way(address: &Path, on_disk: bool) -> anyhow::Result<()> {
 /// Gives the descriptor to systemd.
 fn keep(listener: &UnixListener) {
     // Does nothing without systemd.
-    let stored =
-        sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(NAME)], &[listener.as_fd()]);
+    let stored = sd_notify::notify_with_fds(
+        &[NotifyState::FdStore, NotifyState::FdName(SNAPSHOTS)],
+        &[listener.as_fd()],
+    );
     if let Err(error) = stored {
         tracing::warn!(%error, "systemd does not keep the socket, so a restart interrupts containerd for seconds");
     }
 }
 
-/// The passed descriptor that listens on `address`. Others are closed: they are of no use to this program.
-fn inherited(address: &Path) -> io::Result<Option<UnixListener>> {
-    let mut found = None;
-    for fd in sd_notify::listen_fds()? {
-        let listener = UnixListener::from(owned(fd));
-        let here = listener.local_addr().is_ok_and(|local| local.as_pathname() == Some(address));
-        if here {
-            found = Some(listener);
-        }
-    }
-    Ok(found)
-}
-
-#[allow(unsafe_code)]
-fn owned(fd: RawFd) -> OwnedFd {
-    // SAFETY: systemd's protocol says that descriptors from 3 on, as many as LISTEN_FDS tells, were passed to the
-    // process LISTEN_PID, which is this one: they are open and nobody else's. This is called once, at start.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
 /// Takes the socket away, for an end after which nothing shall be left.
-pub fn remove(address: &Path) {
+pub fn remove(address: &Path, keeping: Option<&Keeping>) {
     let removed = fs::remove_file(address);
-    let forgotten = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)]);
+    let forgotten = match keeping {
+        Some(keeping) => {
+            keeping.forget(SNAPSHOTS);
+            Ok(())
+        }
+        None => sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(SNAPSHOTS)]),
+    };
     for error in [removed, forgotten].into_iter().filter_map(Result::err) {
         tracing::debug!(%error, "the socket is left behind");
     }

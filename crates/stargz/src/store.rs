@@ -18,11 +18,12 @@ use store::{Options, Store};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cache_cli::Commands;
 use crate::config::Loaded;
 use crate::lazyfs::LazyFs;
 use crate::reload::{self, Reload};
 use crate::shelf::Shelf;
-use crate::watch::Watch;
+use crate::watch::{Desk, Watch};
 use crate::{cli, daemon, keychain, logging, socket};
 use engine::LazyEngine;
 
@@ -67,7 +68,8 @@ pub async fn run(flags: &cli::Store) -> anyhow::Result<()> {
     let session = shelf_options.session.clone();
     let selinux_context = shelf_options.selinux_context.clone();
     let shelf =
-        tokio::task::spawn_blocking(move || Shelf::open(&at, &at.join("layers"), shelf_options)).await??;
+        tokio::task::spawn_blocking(move || Shelf::open(&at, &at.join("layers"), shelf_options, None))
+            .await??;
     let shelf = Arc::new(shelf);
     let at = root.clone();
     let profiles = Arc::new(tokio::task::spawn_blocking(move || crate::profile::Store::open(&at)).await?);
@@ -91,7 +93,8 @@ pub async fn run(flags: &cli::Store) -> anyhow::Result<()> {
         log_file_access: config.log_file_access,
     });
     let http = watch.serve_http(&config).await?;
-    let control = daemon::serve_control(&root, &watch);
+    let desk = Desk { cache: Commands(watch.layers.clone()), watch: watch.clone() };
+    let control = daemon::serve_control(&root, Arc::new(desk), &watch);
     let (strict, log_level) = (flags.strict_config, flags.log_level);
     let reloads = reload::on_hangup(Reload { file, strict, log_level, values, keychains, fs: fs.clone() })?;
     let listener = listen(&flags.addr)?;
@@ -117,7 +120,7 @@ pub async fn run(flags: &cli::Store) -> anyhow::Result<()> {
     fs.closing();
     layers.close().await;
     let unmounted = store.close().await.context("something stays mounted");
-    let closed = tokio::task::spawn_blocking(move || shelf.close()).await?;
+    let closed = tokio::task::spawn_blocking(move || shelf.close(false)).await?;
     if let Err(error) = fs::remove_file(&flags.addr) {
         tracing::debug!(%error, "the socket is left behind");
     }

@@ -1,14 +1,15 @@
 //! Start, clean-up and end.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use futures_util::{StreamExt, stream};
 use tracing::{error, info, warn};
 
-use super::{Snapshotter, ended};
+use super::Snapshotter;
 use crate::{
     Error,
     error::{Chain, FailedLayer},
+    labels::Labels,
     mountinfo,
     store::RemoteLayer,
 };
@@ -35,7 +36,16 @@ pub struct CloseReport {
 }
 
 impl Snapshotter {
-    /// Brings the root to order after a start: detaches what a former process left mounted, removes what it left
+    /// The labels of all lazily mounted layers, with the directories where they are mounted or are to be.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn lazy_layers(self: &Arc<Self>) -> Result<Vec<(PathBuf, Labels)>, Error> {
+        let layers = self.blocking(|this| this.store.remotes()).await?;
+        Ok(layers.into_iter().map(|layer| (self.dirs.fs(layer.id), layer.labels)).collect())
+    }
+
+    /// Brings the root to order after a start: detaches what a former process left mounted and this one does not serve, removes what it left
     /// half made, and mounts all lazily mounted layers, several at a time.
     ///
     /// # Errors
@@ -76,9 +86,10 @@ impl Snapshotter {
     }
 
     async fn detach_stale(self: &Arc<Self>) -> Result<(), Error> {
-        let dirs = self.dirs.clone();
-        let detached = tokio::task::spawn_blocking(move || mountinfo::detach_below(dirs.all()));
-        match detached.await.unwrap_or_else(ended) {
+        let detached = self.blocking(|this| {
+            mountinfo::detach_below_except(this.dirs.all(), |path| this.layers.survives(path))
+        });
+        match detached.await {
             Ok(0) => {}
             Ok(mounts) => info!(mounts, "detached mounts of a former process"),
             // What is mounted on top is what counts.

@@ -4,6 +4,7 @@
 //! but have no effect here are accepted and named in one warning each; unknown keys are warned of, with the line.
 
 mod cache;
+mod keeper;
 mod keychains;
 mod keys;
 mod mount;
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+
+pub use self::keeper::FuseManager;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -76,6 +79,8 @@ pub struct Config {
     pub profile: policy::Profile,
     /// `[[image_policy]]`
     pub image_policy: Vec<policy::ImagePolicy>,
+    /// `[fuse_manager]`
+    pub fuse_manager: FuseManager,
 }
 
 /// What kind of address `metrics_address` is.

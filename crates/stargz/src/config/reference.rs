@@ -104,6 +104,10 @@ pub const KEYS: &[Key] = &[
     key("image_policy.images", "string", "", Start, "References that the entry is for, with `*` for anything: `docker.io/library/*`. The first entry that fits counts. A layer that several images share obeys the one that was mounted last"),
     key("image_policy.lost_network", "string", "", Start, "What becomes of readers while the registry is away. `block`: they wait, for up to a day. `error`: they get `EIO` after `after_sec`. `complete`: a container starts only when all of its image is on disk, which is fetched at once, and does not start if it cannot be"),
     key("image_policy.after_sec", "integer, seconds", "10", Start, "For `error`: how long a read waits"),
+    key("fuse_manager.enable", "boolean", "true", Start, "A second process, the keeper, holds the FUSE session and the listening socket while the daemon is away, so that containers wait for the next daemon and do not fail. See [staying up](staying-up.md)"),
+    key("fuse_manager.address", "string", "ROOT/keeper.sock", Start, "Socket of the keeper, an absolute path. One keeper serves one root"),
+    key("fuse_manager.path", "string", "", Start, "The executable to run as the keeper: another `stargz`. Empty, or if it cannot be run: the daemon's own"),
+    key("fuse_manager.deadline_sec", "integer, seconds", "60", Start, "How long containers wait for a daemon. After that their reads fail until they are started again"),
     idle("metadata_store", "metadata is always in the image file, on disk"),
     idle("http_cache_type", "compressed bytes are not cached, only verified contents are"),
     idle("filesystem_cache_type", "contents are always in the image file, on disk"),
@@ -123,11 +127,7 @@ pub const KEYS: &[Key] = &[
     idle("fuse.passthrough", "complete layers are read by the kernel without this program, which is what it was for"),
     idle("fuse.merge_buffer_size", "files need not be put together before they are opened"),
     idle("fuse.merge_worker_count", "files need not be put together before they are opened"),
-    idle("fuse_manager", "mounts are not kept by a second process in this version"),
-    idle("fuse_manager.enable", "mounts are not kept by a second process in this version"),
-    idle("fuse_manager.address", "there is no second process"),
-    idle("fuse_manager.path", "there is no second process"),
-    idle("fuse_manager.metrics_address", "there is no second process; `metrics_address` has all metrics"),
+    idle("fuse_manager.metrics_address", "the keeper has nothing to measure; `metrics_address` has all metrics"),
 ];
 
 /// What is said of a key: its own entry, or that of its table.

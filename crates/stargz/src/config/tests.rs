@@ -57,6 +57,23 @@ fn the_budget_of_the_cache_has_sensible_watermarks() {
 }
 
 #[test]
+fn sessions_are_kept_unless_it_is_said_that_they_are_not() {
+    let root = Path::new("/root");
+    let config = read("").config.fuse_manager;
+    assert!(config.enabled() && config.deadline() == Duration::from_secs(60));
+    assert_eq!(config.options(root).address, Path::new("/root/keeper.sock"));
+    let config =
+        read("[fuse_manager]\naddress = \"/run/k.sock\"\npath = \"/bin/k\"\ndeadline_sec = 9\n").config;
+    let options = config.fuse_manager.options(root);
+    assert_eq!(
+        (options.address.as_path(), options.program.as_path()),
+        (Path::new("/run/k.sock"), Path::new("/bin/k"))
+    );
+    assert_eq!(options.arguments, ["keeper", "--address", "/run/k.sock", "--deadline", "9"]);
+    assert!(!read("[fuse_manager]\nenable = false\n").config.fuse_manager.enabled());
+}
+
+#[test]
 fn a_wrong_type_names_file_line_and_key() {
     let text = error("noprefetch = true\n[blob]\nmax_retries = \"x\"\n");
     assert!(text.starts_with("config.toml:3: blob.max_retries: "), "{text}");

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use client::Client;
+pub use client::{Client, ControlError};
 pub use server::{Answers, Refusal, listen, serve};
 
 /// Version of the protocol. A server answers others with an error.

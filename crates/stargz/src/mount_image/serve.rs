@@ -100,7 +100,7 @@ impl Prepared {
 
     /// Blocks. After an error nothing is left mounted at `dir`.
     fn mount(self, dir: PathBuf, state: State) -> anyhow::Result<Mounted> {
-        let shelf = Arc::new(Shelf::open(state.dir(), &self.cache, self.shelf)?);
+        let shelf = Arc::new(Shelf::open(state.dir(), &self.cache, self.shelf, None)?);
         if let (None, reason) = shelf.backend() {
             bail!("images cannot be mounted here: {reason}");
         }
@@ -155,7 +155,7 @@ impl Mounted {
                 failed(&error);
             }
         }
-        if let Err(error) = self.shelf.close() {
+        if let Err(error) = self.shelf.close(false) {
             failed(&error);
         }
     }

@@ -13,7 +13,7 @@ use mount::{StateContent, StateDir, Tree};
 use serde::Serialize;
 
 use super::served::Served;
-use super::trees::Trees;
+use super::trees::{STATE, Trees};
 
 /// Name of the directory.
 pub const DIRECTORY: &str = ".stargz-snapshotter";
@@ -56,7 +56,7 @@ impl States {
         }
         let files = layers.iter().map(|(digest, served)| (format!("{digest}.json"), content(served)));
         let tree = Tree::State(StateDir::new(DIRECTORY, files.collect())?);
-        let (tree, dir) = trees.add(&format!("state-{}", key.hex()), tree)?;
+        let (tree, dir) = trees.add(&format!("{STATE}{}", key.hex()), None, tree)?;
         self.0.insert(key, State { tree, tops: HashSet::from([top.to_owned()]) });
         Ok(dir)
     }

@@ -158,8 +158,25 @@ fn a_second_daemon_on_the_same_root_is_refused_and_harms_nothing() {
 /// and that it stops.
 #[test]
 fn the_service_manager_is_told_when_it_serves_and_when_it_stops() {
-    scene(20, |scene| {
-        scene.write("config.toml", "");
+    told_to_the_service_manager("[fuse_manager]\nenable = false\n", &["FDSTORE=1\nFDNAME=snapshots\n"]);
+}
+
+/// The same with a keeper: it is given a copy of everything that the keeper has, with all that has to be known of it.
+#[test]
+fn the_service_manager_is_given_copies_of_what_the_keeper_has() {
+    told_to_the_service_manager(
+        "",
+        &[
+            "FDSTORE=1\nFDNAME=stargz.images.",
+            "FDSTORE=1\nFDNAME=stargz.trees.",
+            "FDSTORE=1\nFDNAME=stargz.snapshots.0.\n",
+        ],
+    );
+}
+
+fn told_to_the_service_manager(keeper: &'static str, stored: &'static [&'static str]) {
+    scene(20, move |scene| {
+        scene.write("config.toml", keeper);
         let path = scene.path("notify.sock");
         let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         manager.set_read_timeout(Some(SOON)).unwrap();
@@ -169,7 +186,10 @@ fn the_service_manager_is_told_when_it_serves_and_when_it_stops() {
             String::from_utf8(message[..len].to_vec()).unwrap()
         };
         let running = Running::start(daemon(scene).env("NOTIFY_SOCKET", &path));
-        assert_eq!(next(), "FDSTORE=1\nFDNAME=snapshots\n");
+        for begin in stored {
+            let said = next();
+            assert!(said.starts_with(begin), "{said}");
+        }
         assert_eq!(next(), "READY=1\n");
         Client::connect(scene).assert_served();
         running.signal(Signal::TERM);

@@ -9,6 +9,7 @@ mod lifecycle;
 mod mount_time;
 mod read_time;
 mod registries;
+mod staying;
 mod store;
 mod tools;
 mod watch;

@@ -16,6 +16,9 @@ use super::{SOON, serving};
 use crate::harness::images::Model;
 use crate::harness::{Scene, mounts_below, scene, wait_until};
 
+/// Nobody keeps the session.
+const ALONE: &str = "[fuse_manager]\nenable = false\n";
+
 /// Asks for a snapshot as containerd does for the lowest layer of an image.
 pub(super) fn prepare(scene: &Scene, reference: &str) -> Status {
     prepare_on(scene, reference, "", "sha256:the-chain")
@@ -82,7 +85,7 @@ fn sigterm_keeps_the_layer_and_the_next_start_completes_it() {
     scene(40, |scene| {
         scene.write(
             "config.toml",
-            &format!("noprefetch = true\nno_background_fetch = true\n{}", crate::harness::HASTY),
+            &format!("noprefetch = true\nno_background_fetch = true\n{ALONE}{}", crate::harness::HASTY),
         );
         let reference = scene.registry.push("app", "1", &Model::usual().image);
         let first = serving(scene);
@@ -124,7 +127,7 @@ fn a_daemon_that_is_killed_in_the_middle_of_a_read_leaves_an_error_and_comes_bac
     scene(40, |scene| {
         scene.write(
             "config.toml",
-            &format!("noprefetch = true\nno_background_fetch = true\n{}", crate::harness::HASTY),
+            &format!("noprefetch = true\nno_background_fetch = true\n{ALONE}{}", crate::harness::HASTY),
         );
         let reference = scene.registry.push("app", "1", &Model::usual().image);
         let first = serving(scene);

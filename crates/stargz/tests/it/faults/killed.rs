@@ -89,7 +89,11 @@ fn a_process_that_is_killed_in_the_middle_leaves_nothing_wrong_behind() {
 #[test]
 fn a_daemon_that_is_killed_in_the_middle_goes_on_when_it_is_started_again() {
     scene(50, |scene| {
-        scene.write("config.toml", &format!("noprefetch = true\nno_background_fetch = true\n{PATIENT}"));
+        let alone = "[fuse_manager]\nenable = false\n";
+        scene.write(
+            "config.toml",
+            &format!("noprefetch = true\nno_background_fetch = true\n{alone}{PATIENT}"),
+        );
         let stage = Stage::new(scene, LINE);
         let mut daemon = scene.daemon();
         daemon.pull(stage.reference(), Model::usual());

@@ -124,7 +124,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/containerd-stargz-grpc/config.toml";
     max_term_width = 100,
     about = "Remote snapshotter of containerd: containers start before their image is downloaded",
     after_help = "Flags may be written with one dash or two. SIGTERM ends the daemon and leaves layers mounted: \
-                  containers go on with what is complete or cached. SIGINT unmounts everything."
+                  what containers read waits for the next daemon. SIGUSR2 goes on as the program that is \
+                  installed now. SIGINT unmounts everything."
 )]
 pub struct SnapshotterProgram {
     /// Flags.

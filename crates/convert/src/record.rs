@@ -185,8 +185,8 @@ mod tests {
         let entries = [
             entry("whole", Some(10), None),
             entry("few", Some(1000), Some("0+1,950+1")),
-            entry("most", Some(1000), Some("0+750")),
-            entry("more", Some(1000), Some("0+751")),
+            entry("most", Some(1000), Some("0+700")),
+            entry("more", Some(1000), Some("0+701")),
             entry("unknown", None, Some("0+751")),
             foreign,
             unread,

@@ -251,25 +251,32 @@ async fn nothing_secret_is_logged() {
     let guard = tracing::subscriber::set_default(subscriber);
     let store = Server::start(|request| Reply::blob(request, &content(1000))).await;
     let target = store.host_as("localhost");
-    for script in [wants_basic, wants_tokens] {
-        let target = target.clone();
-        let server = Server::start(move |request| match script(request) {
-            _ if request.header("authorization") == basic("user", "right")
-                || request.header("authorization") == "Bearer user" =>
-            {
-                match request.target.starts_with("/token") {
-                    true => script(request),
-                    false => Reply::redirect(307, format!("http://{target}/x?sig=topsecret1")),
+    // What a callsite remembers of who listens may come from another thread's test: then it is told anew.
+    for _ in 0..5 {
+        for script in [wants_basic, wants_tokens] {
+            let target = target.clone();
+            let server = Server::start(move |request| match script(request) {
+                _ if request.header("authorization") == basic("user", "right")
+                    || request.header("authorization") == "Bearer user" =>
+                {
+                    match request.target.starts_with("/token") {
+                        true => script(request),
+                        false => Reply::redirect(307, format!("http://{target}/x?sig=topsecret1")),
+                    }
                 }
-            }
-            reply => reply,
-        })
-        .await;
-        let client = client(ring(&[("user", "topsecret2"), ("user", "right")]));
-        read(&blob_with(&client, &server), 0..10).await.unwrap();
-        let hopeless = self::client(ring(&[("user", "topsecret2")]));
-        read(&blob_with(&hopeless, &server), 0..10).await.unwrap_err();
-        tracing::info!("{client:?}");
+                reply => reply,
+            })
+            .await;
+            let client = client(ring(&[("user", "topsecret2"), ("user", "right")]));
+            read(&blob_with(&client, &server), 0..10).await.unwrap();
+            let hopeless = self::client(ring(&[("user", "topsecret2")]));
+            read(&blob_with(&hopeless, &server), 0..10).await.unwrap_err();
+            tracing::info!("{client:?}");
+        }
+        if log.0.lock().unwrap().windows(14).any(|said| said == b"attempt failed") {
+            break;
+        }
+        tracing::callsite::rebuild_interest_cache();
     }
     drop(guard);
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

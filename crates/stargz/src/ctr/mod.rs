@@ -51,10 +51,7 @@ fn run(args: Vec<OsString>) -> anyhow::Result<()> {
                 convert::run(&client, *flags, ended).await
             }
             ImageVerb::GetTocDigest(flags) => within(global.timeout, toc_digest::run(&client, &flags)).await,
-            ImageVerb::Optimize(flags) => {
-                let ended = ended(global.timeout);
-                optimize::run(&client, *flags, ended).await
-            }
+            ImageVerb::Optimize(flags) => optimize::run(&client, *flags, || ended(global.timeout)).await,
             ImageVerb::Rpull(flags) => {
                 let ended = ended(global.timeout);
                 pull::run(&client, &flags, ended).await

@@ -24,11 +24,11 @@ const DOCUMENT_MAX: u64 = 8 << 20;
 const SNAPSHOTTER: &str = "overlayfs";
 const RUNTIME: &str = "io.containerd.runc.v2";
 
-/// Watches the image's workload and converts the image, until `ended` ends.
-pub async fn run(
+/// Watches the image's workload and converts the image, until what `until` gives ends.
+pub async fn run<F: Future<Output = anyhow::Error>>(
     client: &Client,
     flags: Optimize,
-    ended: impl Future<Output = anyhow::Error>,
+    until: impl Fn() -> F,
 ) -> anyhow::Result<()> {
     let mut options = convert::options(&flags.conversion())?;
     options.reuse = flags.reuse;
@@ -39,10 +39,14 @@ pub async fn run(
         );
     }
     let source = convert::find(client, &flags.source).await?;
-    let mut ended = pin!(ended);
+    let mut ended = pin!(until());
     if !flags.no_optimize && wants_own_platform(&flags) {
         let chunk_size = options.layer.chunk_size;
-        let (entries, manifest) = wanted(client, &flags, &source, &mut ended).await?;
+        let Found { entries, manifest, stopped } = wanted(client, &flags, &source, &mut ended).await?;
+        if stopped {
+            // The next signal is for the conversion.
+            ended.set(until());
+        }
         let wanted = Wanted::of(&entries, Some(&manifest), chunk_size);
         let (files, parts) = (wanted.prioritized.len(), wanted.ranges.len());
         tell(&format!("{files} files are to be prefetched, and parts of {parts} large ones"));
@@ -61,13 +65,22 @@ fn wants_own_platform(flags: &Optimize) -> bool {
     flags.platform.is_empty() || flags.platform.iter().any(|platform| platform.accepts(&own))
 }
 
-/// What is wanted of the image for this machine, and the digest of its manifest.
+/// What is wanted of an image.
+struct Found {
+    entries: Vec<Entry>,
+    /// Digest of its manifest.
+    manifest: format::Digest,
+    /// Whether the workload was stopped by a signal that it was to wait for.
+    stopped: bool,
+}
+
+/// What is wanted of the image for this machine.
 async fn wanted(
     client: &Client,
     flags: &Optimize,
     source: &::convert::Descriptor,
     ended: &mut std::pin::Pin<&mut impl Future<Output = anyhow::Error>>,
-) -> anyhow::Result<(Vec<Entry>, format::Digest)> {
+) -> anyhow::Result<Found> {
     let image = image(client, source.digest).await?;
     let manifest = image.manifest;
     let (stop, stopped) = watch::channel(false);
@@ -95,19 +108,19 @@ async fn wanted(
             }
         }
     });
-    let entries = tokio::select! {
-        entries = &mut work => entries?,
+    let (entries, stopped) = tokio::select! {
+        entries = &mut work => (entries?, false),
         reason = ended.as_mut() => {
             stop.send_replace(true);
             // It takes away what it has made.
             let entries = work.await;
             match entries {
-                Ok(entries) if flags.wait_on_signal => entries,
+                Ok(entries) if flags.wait_on_signal => (entries, true),
                 _ => return Err(reason),
             }
         }
     };
-    Ok((entries, manifest))
+    Ok(Found { entries, manifest, stopped })
 }
 
 fn report(watched: &optimize::Watched) {

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,7 @@ pub fn run(options: &ServeOptions) -> io::Result<()> {
     std::env::set_current_dir("/")?;
     let Some(_lock) = lock(&options.address)? else { return Ok(()) };
     let listener = listen_at(&options.address)?;
+    let own = inode(&options.address);
     let mut keeper = Keeper {
         listener,
         table: Table::new(options.deadline),
@@ -51,9 +52,16 @@ pub fn run(options: &ServeOptions) -> io::Result<()> {
         wanted: Instant::now(),
     };
     let ended = keeper.serve();
-    // Before the lock goes: the next keeper has a socket of its own.
-    fs::remove_file(&options.address)?;
+    // Before the lock goes: the next keeper has a socket of its own. It is there already where the directory was made anew
+    // meanwhile, lock and all.
+    if own.is_some() && inode(&options.address) == own {
+        fs::remove_file(&options.address)?;
+    }
     ended
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// There is one keeper for an address, whoever starts how many.

@@ -14,9 +14,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use keeper::Keeping;
+use rustix::io::Errno;
 use sd_notify::NotifyState;
 
 use crate::keeping::SNAPSHOTS;
+
+/// Connections that wait to be accepted, as many as the standard library lets wait.
+const BACKLOG: i32 = 128;
 
 /// Listens on `address`: on a descriptor that was kept, or is among those that systemd `passed`, or on a new one, replacing a
 /// socket that a former process left. It is given to the keeper, or else to systemd, to keep.
@@ -44,6 +48,8 @@ pub fn listen(
     let listener = match listeners.find(here).filter(|_| on_disk) {
         Some(listener) => {
             tracing::debug!(address = %address.display(), "goes on listening");
+            // Once more, in our own name: see `is_served`.
+            rustix::net::listen(&listener, BACKLOG).context("cannot go on listening")?;
             listener
         }
         None => bind(address, on_disk)?,
@@ -95,7 +101,7 @@ pub fn free(address: &Path) -> anyhow::Result<()> {
 
 fn make_way(address: &Path, on_disk: bool) -> anyhow::Result<()> {
     if on_disk {
-        if UnixStream::connect(address).is_ok() {
+        if UnixStream::connect(address).is_ok_and(|stream| is_served(&stream)) {
             bail!("another process serves on {}; stop it, or choose another address", address.display());
         }
         fs::remove_file(address)
@@ -108,6 +114,14 @@ fn make_way(address: &Path, on_disk: bool) -> anyhow::Result<()> {
             .with_context(|| format!("cannot make directory {} for the socket", dir.display()))?;
     }
     Ok(())
+}
+
+/// Whether the process that listens lives. A keeper may hold the socket of a daemon that is gone, and of another root than
+/// ours; nobody is ever going to accept what connects to it.
+fn is_served(stream: &UnixStream) -> bool {
+    // Whoever called listen(2) last, see unix(7).
+    let peer = rustix::net::sockopt::socket_peercred(stream);
+    peer.is_ok_and(|peer| rustix::process::test_kill_process(peer.pid) != Err(Errno::SRCH))
 }
 
 /// Gives the descriptor to systemd.

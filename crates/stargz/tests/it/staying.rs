@@ -262,6 +262,25 @@ fn a_layer_that_was_lost_from_the_disk_is_an_error_and_not_other_bytes() {
     });
 }
 
+/// The keeper of a root that was taken away still holds the socket, for a daemon that never comes.
+#[test]
+fn a_daemon_with_another_root_takes_the_address_of_one_that_is_gone() {
+    scene(60, |scene| {
+        configure(scene, 60);
+        let (daemon, container) = with_container(scene);
+        drop(daemon);
+        mount::unmount(&container, mount::UnmountMode::Lazy).unwrap();
+        for mounted in mounts_below(&scene.path("root")).iter().rev() {
+            mount::unmount(mounted, mount::UnmountMode::Lazy).unwrap();
+        }
+        fs::remove_dir_all(scene.path("root")).unwrap();
+        let other = scene.daemon();
+        let reference = scene.registry.push("app", "1", &Model::usual().image);
+        other.pull(&reference, Model::usual());
+        Model::usual().assert_at(&other.stack());
+    });
+}
+
 /// What the page cache has is not asked for again.
 pub fn drop_caches() {
     fs::write("/proc/sys/vm/drop_caches", "1").expect("root may");

@@ -224,6 +224,21 @@ case_zstd_chunked_of_the_converter_is_pulled_lazily() {
   same_tree nginx nginx:zstd
 }
 
+case_tocs_in_an_image_of_their_own_are_found() {
+  local toc
+  pull_in_full overlayfs nginx:org
+  our_ctr image convert --oci --estargz --estargz-external-toc --estargz-compression-level 3 \
+    "$(image nginx:org)" "$(image nginx:external)" >"$RIG_SCRATCH/converted"
+  toc=$(image nginx:external-esgztoc)
+  contains "what the converter says" "$(cat "$RIG_SCRATCH/converted")" "extra image: $toc"
+  rig_ctr image push --plain-http "$(image nginx:external)" >/dev/null
+  rig_ctr image push --plain-http "$toc" >/dev/null
+  rig_ctr image rm --sync "$toc" "$(image nginx:external)" "$(image nginx:org)" >/dev/null
+  pull nginx:external
+  equal "layers that were not pulled lazily" "$(layers_prepared false)" 0
+  same_tree nginx nginx:external
+}
+
 # As many layers as overlayfs and the registries' manifests are ever asked for: their paths together are longer than
 # the page that mount(2) takes.
 case_image_of_120_layers() {
@@ -558,6 +573,43 @@ image_digest() { rig_ctr image ls "name==$1" | awk 'NR == 2 { print $3 }'; }
 toc() {
   "$1" image get-toc-digest --dump-toc "$2" | /usr/bin/python3 -c 'import json, sys
 print(json.dumps(json.load(sys.stdin), sort_keys=True))' | sha256sum
+}
+
+# Prints how many bytes of blobs the registry served since a mark, when no more come for two seconds.
+settled() {
+  local last=-1 bytes=0
+  while ((bytes != last)); do
+    last=$bytes
+    sleep 2
+    read -r bytes _ < <(rig_served "$1")
+  done
+  echo "$bytes"
+}
+
+case_optimized_image_prefetches_what_its_program_touches() {
+  local mark first second program='import numpy; print("numpy", numpy.__version__)'
+  rig_stop stargz
+  rig_snapshotter_start "$BIN" 'no_background_fetch = true'
+  rig_reconnect
+  pull_in_full overlayfs python:org
+  contains "output of the workload" "$(our_ctr image optimize --oci --net-host --period 120 --estargz-compression-level 3 \
+    --record-out "$RIG_SCRATCH/record" --entrypoint '["python3", "-c"]' --args "[\"${program//\"/\\\"}\"]" \
+    "$(image python:org)" "$(image python:fast)" 2>&1)" "numpy "
+  contains "record" "$(cat "$RIG_SCRATCH/record")" '"layerIndex":2'
+  equal "containers left" "$(rig_ctr container ls -q)" ""
+  equal "leases left" "$(rig_ctr leases ls -q)" ""
+  rig_ctr image push --plain-http "$(image python:fast)" >/dev/null
+  rig_ctr image rm --sync "$(image python:org)" "$(image python:fast)" >/dev/null
+  mark=$(rig_mark)
+  pull python:fast
+  equal "layers that were not pulled lazily" "$(layers_prepared false)" 0
+  first=$(settled "$mark")
+  mark=$(rig_mark)
+  contains "version of numpy" "$(run python:fast python3 -c "$program")" "numpy "
+  second=$(settled "$mark")
+  echo "note: $first bytes before the start, $second after it"
+  at_most "bytes fetched by the run" "$second" $((first / 10))
+  same_tree python python:fast
 }
 
 case_ctr_remote_converts_what_overlayfs_and_we_run() {

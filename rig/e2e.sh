@@ -32,6 +32,7 @@ fresh() {
   for name in stargz containerd registry; do
     rig_stop "$name"
   done
+  rig_keepers_stop
   while read -r mount; do
     umount -l "$mount" || true
   done < <(rig_mounts_below "$RIG_SCRATCH" | tac)

@@ -17,6 +17,7 @@ measure_fresh() {
   local mount
   rig_stop stargz INT
   rig_stop containerd
+  rig_keepers_stop
   while read -r mount; do
     umount -l "$mount" || true
   done < <(rig_mounts_below "$RIG_SCRATCH" | tac)

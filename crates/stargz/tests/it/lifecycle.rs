@@ -233,6 +233,8 @@ fn a_cache_serves_what_was_read_without_the_registrys_blobs() {
         assert!(fs::read(dir.join("opt/data")).is_err(), "it was never here");
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
         scene.registry.clear_faults();
+        // What was given up just now is told to those who ask within a moment.
+        std::thread::sleep(Duration::from_millis(500));
         Model::usual().assert_at(&dir);
         scene.umount(&dir, &[]).succeeded();
 

@@ -53,6 +53,8 @@ impl Drop for Unmount {
 pub fn untarred(tar: &[u8], dir: &Path) -> Tree {
     let mut child = Command::new("tar")
         .args(["--extract", "--same-owner", "--numeric-owner", "--preserve-permissions"])
+        // Else the time of a directory is lost whose members come behind another directory: `f`, `f b`, `f/a`.
+        .arg("--delay-directory-restore")
         .args(["--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "--directory"])
         .arg(dir)
         .stdin(Stdio::piped())

@@ -12,6 +12,8 @@ fn untar(tar: &[u8]) -> Tree {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new("tar")
         .args(["--extract", "--same-owner", "--numeric-owner", "--preserve-permissions"])
+        // Else the time of a directory is lost whose members come behind another directory: `f`, `f b`, `f/a`.
+        .arg("--delay-directory-restore")
         .args(["--xattrs", "--xattrs-include=*", "--warning=no-timestamp", "--directory"])
         .arg(dir.path())
         .stdin(Stdio::piped())

@@ -1,6 +1,6 @@
 //! What an image's author wants of it: a workload that is watched, or a list of files.
 //!
-//! [`List`] selects files by names and patterns. [`Workload`] becomes an OCI runtime specification, from the image's
+//! [`files`] tells the files of an image, for a list to select from. [`Workload`] becomes an OCI runtime specification, from the image's
 //! configuration and what a person said. [`watch`] runs it under containerd: the image is unpacked with an ordinary
 //! snapshotter, its files are mounted where a [`recorder::Recorder`] watches them, and the container gets that mount as its
 //! root, so that hooks before its start are seen as well.
@@ -8,7 +8,6 @@
 
 mod error;
 mod files;
-mod list;
 mod output;
 mod rootfs;
 mod run;
@@ -18,6 +17,5 @@ mod users;
 
 pub use error::Error;
 pub use files::Names;
-pub use list::{List, ListError};
 pub use run::{Image, Options, Until, Watched, files, watch};
 pub use spec::{Mount, SpecError, Workload};

@@ -9,7 +9,7 @@ use format::{Compression, Digest, FileRanges, StreamDecoder};
 
 use super::plan::{Content, Job, Jobs, Plan};
 use super::{ConvertError, Options, Step, Task};
-use crate::glob::{Glob, is_pattern};
+use crate::list::Pattern;
 use crate::media;
 use crate::source::Verified;
 
@@ -107,8 +107,13 @@ impl Task<'_> {
     /// layer above hides is sorted out later.
     fn expand(&self, layers: &[&Job]) -> Result<(Vec<String>, Vec<String>), ConvertError> {
         let all = &self.options.prioritized;
-        let is_pattern = |path: &&String| self.options.patterns && is_pattern(path);
-        let patterns: Vec<Glob> = all.iter().filter(is_pattern).map(|text| Glob::new(text)).collect();
+        // What cannot be understood is a name, and then one that no layer has.
+        let pattern = |text: &String| {
+            let is_pattern = self.options.patterns && text.contains(['*', '?', '[', '\\']);
+            is_pattern.then(|| Pattern::parse(text).ok()).flatten()
+        };
+        let parsed: Vec<Option<Pattern>> = all.iter().map(pattern).collect();
+        let patterns: Vec<&Pattern> = parsed.iter().flatten().collect();
         if patterns.is_empty() {
             return Ok((all.clone(), Vec::new()));
         }
@@ -130,8 +135,8 @@ impl Task<'_> {
             self.look(job, &mut note).map(|()| matched)
         })?;
         let (mut paths, mut unmatched, mut number) = (Vec::new(), Vec::new(), 0);
-        for path in all {
-            if !is_pattern(&path) {
+        for (path, pattern) in all.iter().zip(&parsed) {
+            if pattern.is_none() {
                 paths.push(path.clone());
                 continue;
             }

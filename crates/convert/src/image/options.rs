@@ -24,8 +24,8 @@ pub struct Options {
     /// Parts of files of the image that are wanted early although the files stay behind the landmark, by path; see
     /// [`builder::Options::ranges`], which does not matter here.
     pub ranges: BTreeMap<String, FileRanges>,
-    /// Take prioritized paths that hold `*`, `?` or `[` for patterns: each stands for the files that it matches, in the
-    /// order of their names. `**` is any number of directories. One that matches nothing is missing.
+    /// Take prioritized paths for the patterns of a [`List`](crate::List): each stands for the files that it matches, in
+    /// the order of their names. One that matches nothing is missing.
     pub patterns: bool,
     /// Tell about prioritized files that are in no image in [`Converted::missing`](super::Converted) instead of failing.
     pub allow_missing: bool,

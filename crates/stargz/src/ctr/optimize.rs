@@ -6,11 +6,11 @@ use std::io::BufWriter;
 use std::path::Path;
 use std::pin::pin;
 
-use ::convert::Platform;
 use ::convert::record::{self, Entry, Wanted};
+use ::convert::{List, Platform};
 use anyhow::{Context as _, bail};
 use containerd::Client;
-use optimize::{Image, List, Names, Options, Workload};
+use optimize::{Image, Names, Options, Workload};
 use serde_json::Value;
 use tokio::sync::watch;
 

@@ -93,7 +93,10 @@ fn options(flags: &Convert) -> anyhow::Result<Options> {
     let platforms = platforms?;
     let mut wanted = Wanted::default();
     if let Some(file) = &flags.prefetch_list {
-        wanted.prioritized = listed(&read(file)?);
+        let text = read(file)?;
+        // An entry that cannot be a pattern is told with its line, before anything is read.
+        convert::List::parse(&text).with_context(|| format!("cannot use the list {}", file.display()))?;
+        wanted.prioritized = listed(&text);
     } else if let Some(file) = &flags.record_in {
         let record = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
         let entries = convert::record::read(BufReader::new(record))

@@ -23,8 +23,9 @@ pub struct ListError {
     pub problem: &'static str,
 }
 
+/// One pattern of a [`List`].
 #[derive(Clone, Debug)]
-struct Pattern(Vec<Component>);
+pub(crate) struct Pattern(Vec<Component>);
 
 #[derive(Clone, Debug)]
 enum Component {
@@ -72,7 +73,7 @@ impl List {
 }
 
 impl Pattern {
-    fn parse(text: &str) -> Result<Pattern, &'static str> {
+    pub(crate) fn parse(text: &str) -> Result<Pattern, &'static str> {
         if text.len() > PATTERN_MAX {
             return Err("the pattern is longer than 4096 bytes");
         }
@@ -85,7 +86,8 @@ impl Pattern {
         Ok(Pattern(components.collect::<Result<_, _>>()?))
     }
 
-    fn matches(&self, path: &str) -> bool {
+    /// Whether a path, relative to the root, is meant. Takes time in the order of the product of both lengths.
+    pub(crate) fn matches(&self, path: &str) -> bool {
         let names: Vec<Vec<char>> =
             path.split('/').filter(|name| !name.is_empty()).map(|name| name.chars().collect()).collect();
         sequence(
@@ -202,6 +204,9 @@ mod tests {
             ("[]-]x", &["]x", "-x"], &["ax"]),
             ("\\[a\\*", &["[a*"], &["[ab"]),
             ("lib**x", &["libfoox", "libx"], &["lib/x"]),
+            ("**/a/**", &["x/a/y"], &["x/b/y"]),
+            ("lib*.so.?", &["libc.so.6"], &["libc.so.60"]),
+            ("*a*a*a*a*a*a*a*a*b", &[], &["aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"]),
         ];
         for (pattern, matching, others) in rows {
             let list = List::parse(pattern).unwrap();

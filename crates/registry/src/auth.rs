@@ -107,6 +107,11 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
+    /// Whether it is past its time: then a refusal says nothing of the credential behind it.
+    pub fn has_ended(&self) -> bool {
+        self.lifetime.is_some_and(|(_, ends)| Instant::now() >= ends)
+    }
+
     pub fn is_proven(&self) -> bool {
         self.proven.load(Ordering::Relaxed)
     }

@@ -152,7 +152,8 @@ impl Core {
                 status == StatusCode::UNAUTHORIZED || (status == StatusCode::FORBIDDEN && grant.is_some());
             if ours && refused && renewals < MAX_RENEWALS {
                 renewals += 1;
-                let fresh = grant.as_ref().is_some_and(|grant| grant.obtained >= started);
+                let fresh =
+                    grant.as_ref().is_some_and(|grant| grant.obtained >= started && !grant.has_ended());
                 let answer = (status, response.headers());
                 match self.auth.renew(&session, &party, answer, grant.as_ref(), fresh).await {
                     Ok(Some(_)) => {

@@ -126,6 +126,27 @@ async fn identity_tokens_are_exchanged_by_oauth2() {
     assert_eq!((request.target.as_str(), request.header("authorization")), ("/token", ""));
 }
 
+/// On a slow line a token can end on its way: that is no fault of the password.
+#[tokio::test]
+async fn tokens_that_end_before_they_arrive_are_fetched_again() {
+    let (issued, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let server = Server::start(move |request| {
+        if request.target.starts_with("/token") {
+            let number = issued.fetch_add(1, Ordering::SeqCst);
+            return Reply::new(200, format!(r#"{{"token":"t{number}","expires_in":0.01}}"#));
+        }
+        // The first one is asked for without a token.
+        if refused.fetch_add(1, Ordering::SeqCst) > 3 {
+            return Reply::blob(request, &content(1000));
+        }
+        let realm = format!(r#"Bearer realm="http://{}/token""#, request.header("host"));
+        Reply::new(401, "").header("WWW-Authenticate", realm).delay(Duration::from_millis(50))
+    })
+    .await;
+    let client = client_for(&server.host(), password());
+    assert_eq!(read(&blob_with(&client, &server), 0..10).await.unwrap(), content(10));
+}
+
 #[tokio::test]
 async fn many_requests_share_one_token_fetch() {
     let tokens = Tokens::start(300.0, |_| true).await;

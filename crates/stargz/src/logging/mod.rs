@@ -106,8 +106,9 @@ pub fn init(level: LogLevel, format: LogFormat) {
         repeats: Mutex::default(),
         set_level: Box::new(move |targets| handle.reload(targets).is_ok()),
     };
+    let first = GLOBAL.set(global).is_ok();
     let result = tracing_subscriber::registry().with(filter).with(lines).try_init();
-    debug_assert!(result.is_ok() && GLOBAL.set(global).is_ok(), "logging is set up once");
+    debug_assert!(first && result.is_ok(), "logging is set up once");
 }
 
 /// Logs this much from now on. False before [`init`].
